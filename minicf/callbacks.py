@@ -1,0 +1,176 @@
+"""What may be done after each epoch of `Trainer.fit`: stop early, save, log, print.
+
+A callback is any object with some of the methods of `Callback`. One that holds something a resumed run needs gives
+it by `state` and takes it back by `load_state`; `Trainer.save` writes it.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minicf import files
+
+if TYPE_CHECKING:
+    from minicf.train import Trainer
+
+Row = dict[str, Any]
+State = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+class Callback:
+    """Methods that the trainer calls. All do nothing here."""
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """Before the first epoch of a `fit`."""
+
+    def on_epoch_end(self, trainer: Trainer, row: Row) -> bool | None:
+        """After each epoch, with its row of the history. Returning True stops training."""
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """At the end of a `fit`, whatever ended it."""
+
+    def state(self) -> State | None:
+        """What a resumed run needs: a dict that JSON can hold, and arrays."""
+        return None
+
+    def load_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Take over what `state` gave."""
+
+
+class EarlyStopping(Callback):
+    """Stop when a number has not fallen for a while; leave the best weights, whatever ended training.
+
+    Parameters
+    ----------
+    patience : int
+        Stop after so many epochs without a new best.
+    monitor : str
+        A column of the history.
+    min_delta : float
+        A new best must be lower than the last by more than this.
+
+    Attributes
+    ----------
+    best, best_epoch
+        The lowest value, and the epoch that had it.
+
+    Notes
+    -----
+    At the end of a `fit` the trainer holds the best weights. A further `fit` with the same object goes on from where
+    training stood, not from the best: `fit(10)` equals `fit(5)` and `fit(5)`. After it has stopped a run, the
+    object starts anew, from the best weights.
+    """
+
+    def __init__(self, patience: int = 3, monitor: str = "valid_mse", min_delta: float = 0.0) -> None:
+        if patience < 1:
+            raise ValueError(f"patience is {patience}; it must be at least 1")
+        self.patience, self.monitor, self.min_delta = patience, monitor, min_delta
+        self._reset()
+
+    def _reset(self) -> None:
+        self.best, self.best_epoch, self.waited, self.stopped = math.inf, 0, 0, False
+        self._best: Any = None
+        self._latest: Any = None
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        if self.stopped:
+            self._reset()
+        elif self._latest is not None:
+            trainer.program.load(*self._latest)
+
+    def on_epoch_end(self, trainer: Trainer, row: Row) -> bool:
+        if self.monitor not in row:
+            raise ValueError(f"monitor is {self.monitor!r}; the history has {list(row)}")
+        value = row[self.monitor]
+        if math.isnan(value):
+            raise ValueError(f"{self.monitor} is not known: early stopping needs fit(..., valid=ratings)")
+        self.waited += 1
+        if self._best is None or value < self.best - self.min_delta:
+            self.best, self.best_epoch, self.waited = value, row["epoch"], 0
+            self._best = _copy(trainer)
+        self.stopped = self.waited >= self.patience
+        self._latest = None
+        return self.stopped
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        if self._best is not None:
+            self._latest = _copy(trainer)
+            trainer.program.load(*self._best)
+
+    def state(self) -> State:
+        header = {k: getattr(self, k) for k in ("best", "best_epoch", "waited", "stopped")}
+        if math.isinf(self.best):
+            header["best"] = None
+        arrays: dict[str, np.ndarray] = {}
+        for slot in ("_best", "_latest"):
+            if (pair := getattr(self, slot)) is not None:
+                for part, values in zip(("weights", "state"), pair, strict=True):
+                    arrays |= {f"{slot}.{part}.{name}": value for name, value in values.items()}
+        return header, arrays
+
+    def load_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        self._reset()
+        self.best = math.inf if header["best"] is None else float(header["best"])
+        self.best_epoch, self.waited = int(header["best_epoch"]), int(header["waited"])
+        self.stopped = bool(header["stopped"])
+        for slot in ("_best", "_latest"):
+            own = files.section(arrays, slot)
+            if own:
+                setattr(self, slot, (files.section(own, "weights"), files.section(own, "state")))
+
+
+def _copy(trainer: Trainer) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    return trainer.program.weights(), trainer.program.state()
+
+
+class Checkpoint(Callback):
+    """Save the trainer, all that resuming needs, after every `every` epochs; each save replaces the last.
+
+    `Trainer.load(path)` goes on from there. A crash at any moment leaves the last whole checkpoint.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], every: int = 1) -> None:
+        if every < 1:
+            raise ValueError(f"every is {every}; it must be at least 1")
+        self.path, self.every = Path(path), every
+
+    def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
+        if row["epoch"] % self.every == 0:
+            trainer.save(self.path)
+
+
+class CSVLog(Callback):
+    """Append each epoch's row to a CSV file, with a header line if the file is new."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
+        new = not self.path.exists() or self.path.stat().st_size == 0
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+class PrintEpochs(Callback):
+    """Print a line an epoch: errors, penalty, learning rate, seconds."""
+
+    def __init__(self, file: Any = None) -> None:
+        self.file = file
+
+    def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
+        line = f"epoch {row['epoch']:>3}  lr {row['lr']:<8.3g} train mse {row['train_mse']:.4f}"
+        if row["penalty"]:
+            line += f"  penalty {row['penalty']:.4f}"
+        if not math.isnan(row["valid_mse"]):
+            line += f"  valid mse {row['valid_mse']:.4f}"
+        print(f"{line}  {row['seconds']:.2f} s", file=self.file or sys.stdout, flush=True)

@@ -1,0 +1,169 @@
+"""Files that can be trusted: one `.npz`, written whole or not at all, read without pickle.
+
+A file holds named arrays and a header, a JSON text under the name ``header``. Its ``format`` says what the file is,
+its ``version`` which layout it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+VERSION = 1
+
+
+class FileError(ValueError):
+    """A file that minicf did not write, or that did not survive: the message names the file and the reason."""
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike[str]) -> Any:
+    """A binary file that takes the place of `path` when the block ends well, and leaves it alone otherwise.
+
+    The data go to a temporary file in the same folder, are synced to the disk and renamed: whatever happens,
+    `path` is the old file or the new one.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only the owner reads; a saved model is an ordinary file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    with contextlib.suppress(OSError):  # the rename itself, where the system can sync a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write(path: str | os.PathLike[str], kind: str, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Write named arrays and a header.
+
+    Parameters
+    ----------
+    path : path
+        Replaced if it exists.
+    kind : str
+        What the file is; `read` asks for it.
+    header : mapping that JSON can hold
+    arrays : mapping of name to array, none of dtype object
+    """
+    text = json.dumps({**header, "format": f"minicf {kind}", "version": VERSION})
+    content = {name: np.asarray(value) for name, value in arrays.items()}
+    if objects := [name for name, value in content.items() if value.dtype.hasobject]:
+        raise TypeError(f"arrays of objects cannot be written without pickle: {objects}")
+    with atomic(path) as file:
+        content["header"] = np.frombuffer(text.encode(), np.uint8)
+        np.savez(file, **content)  # type: ignore[arg-type]
+
+
+def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read what `write` wrote.
+
+    Returns
+    -------
+    header : dict
+    arrays : dict of arrays
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    FileError
+        Damaged, cut short, of another kind, made by a newer version, or holding pickled objects. Nothing is
+        executed, and nothing larger than the file itself is allocated.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = {}
+            for info in archive.infolist():
+                # np.savez stores without compression: an entry larger than the file is a forgery.
+                if info.compress_type != zipfile.ZIP_STORED or info.file_size > size or info.file_size < 0:
+                    raise FileError(f"{path}: entry {info.filename!r} is not as minicf writes it")
+                if not info.filename.endswith(".npy") or info.filename[:-4] in arrays:
+                    raise FileError(f"{path}: unexpected entry {info.filename!r}")
+                arrays[info.filename[:-4]] = _array(archive.read(info), path, info.filename)
+    except FileError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise FileError(f"{path} is damaged, or is no minicf file: {error}") from error
+    except (ValueError, KeyError, OverflowError, MemoryError, struct.error) as error:
+        raise FileError(f"{path} is damaged: {error}") from error
+    if "header" not in arrays:
+        raise FileError(f"{path} is a .npz, but not one of minicf's: it has no header")
+    try:
+        header = json.loads(arrays.pop("header").tobytes().decode())
+        if not isinstance(header, dict):
+            raise ValueError("it is no object")
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path} is damaged: its header cannot be read ({error})") from error
+    if header.get("format") != f"minicf {kind}":
+        raise FileError(f"{path} is a {header.get('format')!r} file; a 'minicf {kind}' file is needed here")
+    version = header.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise FileError(
+            f"{path} has format version {version}, this minicf reads up to {VERSION}: install a newer minicf"
+        )
+    return header, arrays
+
+
+def _array(data: bytes, path: Path, name: str) -> np.ndarray:
+    """One `.npy` entry, its claims checked against the bytes that are there before anything is allocated."""
+    file: BinaryIO = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise FileError(f"{path}: entry {name!r} has array format {version}")
+    if dtype.hasobject:
+        raise FileError(f"{path}: entry {name!r} holds pickled objects, which minicf never reads")
+    count = 1
+    for n in shape:
+        count *= n
+    if count < 0 or count * dtype.itemsize != len(data) - file.tell():
+        raise FileError(f"{path}: entry {name!r} claims shape {shape}, but holds {len(data) - file.tell()} bytes")
+    array = np.frombuffer(data, dtype, count, file.tell()).reshape(shape, order="F" if fortran else "C")
+    return array.copy()
+
+
+def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Any]) -> None:
+    """Write a dict of weights (names and shapes as in `Trainer.weights`) to one `.npz`."""
+    write(path, "weights", {}, {f"weights.{name}": value for name, value in weights.items()})
+
+
+def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The dict that `save_weights` wrote; give it to ``Trainer(weights=...)``."""
+    return section(read(path, "weights")[1], "weights")
+
+
+def section(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names start with ``prefix.``, without it."""
+    return {name[len(prefix) + 1 :]: value for name, value in arrays.items() if name.startswith(f"{prefix}.")}

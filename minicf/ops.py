@@ -1,0 +1,146 @@
+"""Forward and backward passes, derived by hand, one pair per operation.
+
+This file and `models.py` are meant to be read. Everything is written once in `xp`, which is NumPy or CuPy; the
+Numba and CUDA kernels repeat these lines, under the same labels, and are tested to give the same numbers.
+
+Notation
+--------
+==============  =========================================================================================
+B, U, I, K, H   sizes: ratings in a batch, users, items, factors, hidden units
+P, Q            the tables `user_factors` (U, K) and `item_factors` (I, K); p, q their rows of a batch (B, K)
+b, c            the tables `user_bias` (U,) and `item_bias` (I,)
+user, item      the batch's indices into the tables (B,); an index may occur several times
+r, s, y         ratings, scores before the rating range, predictions (B,)
+L               the loss, one number
+d_x             the derivative of L by x; it has the shape of x
+==============  =========================================================================================
+
+The chain rule in one sentence: a backward function receives d_(its output) and returns d_(each of its inputs).
+
+======  =======================================================  ==================================================
+label   forward                                                  backward
+======  =======================================================  ==================================================
+1       (F1) p = P[user]                                         (B1) d_P[u] = sum of d_p over the rows with user = u
+2       (F2) s = sum_k p_k q_k                                   (B2) d_p = d_s q,  d_q = d_s p
+3       (F3) s = s' + b[user] + c[item] + mean                   (B3) d_s' = d_s; d_b, d_c as in (B1)
+4       (F4) y = lo + (hi - lo) sigmoid(s)                       (B4) d_s = d_y (hi - lo) g (1 - g),  g = sigmoid(s)
+5       (F5) x = [p, q]                                          (B5) d_p, d_q = the halves of d_x
+6       (F6) x = x' m,  m = 0 or 1 / (1 - rate)                  (B6) d_x' = d_x m
+7       (F7) a = x W + w                                         (B7) d_x = d_a W^T, d_W = x^T d_a, d_w = sum_B d_a
+8       (F8) h = max(a, 0)                                       (B8) d_a = d_h [a > 0]
+9       (F9) L = 1/B sum (y - r)^2                               (B9) d_y = 2 (y - r) / B
+10      (F10) L = sum_h weight_h L_h over heads                  (B10) d_y of head h times weight_h; tables add up
+======  =======================================================  ==================================================
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""A NumPy or a CuPy array."""
+
+
+def namespace(array: Array) -> Any:
+    """The module whose functions work on `array`: `numpy`, or `cupy` where the array lives on a GPU."""
+    return np if isinstance(array, np.ndarray) else sys.modules[type(array).__module__.split(".")[0]]
+
+
+def gather(table: Array, index: Array) -> Array:
+    """(F1) The rows of a table that a batch names: (n, ...) and (B,) -> (B, ...)."""
+    return table[index]
+
+
+def gather_backward(d_rows: Array, index: Array, table: Array) -> Array:
+    """(B1) A row that the batch names several times was used several times: its derivatives add up.
+
+    Derivation: row j of the batch is a copy of table row index[j], so dL/dtable[u] is the sum over j of
+    [index[j] = u] d_rows[j]. A plain ``d_table[index] += d_rows`` would keep only the last of several.
+    """
+    xp = namespace(table)
+    d_table = xp.zeros_like(table)
+    xp.add.at(d_table, index, d_rows)
+    return d_table
+
+
+def dot(p: Array, q: Array) -> Array:
+    """(F2) Row-wise dot product: (B, K), (B, K) -> (B,)."""
+    return (p * q).sum(axis=1)
+
+
+def dot_backward(d_s: Array, p: Array, q: Array) -> tuple[Array, Array]:
+    """(B2) ds/dp_k = q_k and ds/dq_k = p_k."""
+    return d_s[:, None] * q, d_s[:, None] * p
+
+
+def sigmoid(s: Array) -> Array:
+    """1 / (1 + exp(-s)), written with tanh, which does not overflow."""
+    return 0.5 * (1.0 + namespace(s).tanh(0.5 * s))
+
+
+def rating_range(s: Array, low: float, high: float) -> Array:
+    """(F4) Squeeze scores into (low, high): (B,) -> (B,)."""
+    return low + (high - low) * sigmoid(s)
+
+
+def rating_range_backward(d_y: Array, s: Array, low: float, high: float) -> Array:
+    """(B4) With g = sigmoid(s), dg/ds = g (1 - g), hence dy/ds = (high - low) g (1 - g)."""
+    g = sigmoid(s)
+    return d_y * (high - low) * g * (1.0 - g)
+
+
+def concat(p: Array, q: Array) -> Array:
+    """(F5) Side by side: (B, K), (B, K) -> (B, 2K)."""
+    return namespace(p).concatenate([p, q], axis=1)
+
+
+def concat_backward(d_x: Array) -> tuple[Array, Array]:
+    """(B5) Each half goes back where it came from."""
+    k = d_x.shape[1] // 2
+    return d_x[:, :k], d_x[:, k:]
+
+
+def dropout(x: Array, mask: Array | None) -> Array:
+    """(F6) Inverted dropout with a given mask of 0 and 1 / (1 - rate); None at prediction time."""
+    return x if mask is None else x * mask
+
+
+def dropout_backward(d_x: Array, mask: Array | None) -> Array:
+    """(B6) The same factors: a unit that was dropped had no influence."""
+    return d_x if mask is None else d_x * mask
+
+
+def dense(x: Array, weight: Array, bias: Array) -> Array:
+    """(F7) (B, n), (n, m), (m,) -> (B, m)."""
+    return x @ weight + bias
+
+
+def dense_backward(d_a: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """(B7) From a[j, m] = sum_n x[j, n] W[n, m] + w[m]: sum d_a over what each input reaches.
+
+    x[j, n] reaches a[j, :] through W[n, :]; W[n, m] reaches a[:, m] through x[:, n]; w[m] reaches a[:, m].
+    """
+    return d_a @ weight.T, x.T @ d_a, d_a.sum(axis=0)
+
+
+def relu(a: Array) -> Array:
+    """(F8) max(a, 0), element by element."""
+    return namespace(a).maximum(a, 0)
+
+
+def relu_backward(d_h: Array, a: Array) -> Array:
+    """(B8) Slope 1 where a > 0, else 0 (at a = 0 too, as PyTorch and Keras take it)."""
+    return d_h * (a > 0)
+
+
+def mse(y: Array, r: Array) -> Array:
+    """(F9) Mean squared error over the batch."""
+    return ((y - r) ** 2).mean()
+
+
+def mse_backward(y: Array, r: Array) -> Array:
+    """(B9) d(y - r)^2/dy = 2 (y - r), and each rating has a share of 1/B in the mean."""
+    return 2.0 * (y - r) / len(r)

@@ -1,0 +1,278 @@
+"""How parameters move: explicit updates, PyTorch's equations, numbered.
+
+Notation
+--------
+w, g, t     a weight, the derivative of the loss by it, the step counted from 1
+lr, decay   learning rate eta, weight decay lambda
+n_r, B      ratings of the batch that name row r of a table; ratings in the batch
+
+Weight decay is a named choice, because frameworks and papers mean four different things by it:
+
+=================  ================================================================================================
+``"l2"``           (U1) g <- g + lambda w: the gradient of lambda/2 |w|^2, on every row at every step
+                   (torch.optim.SGD and Adam; Keras' ``l2(a)`` on a table is lambda = 2 a on that table)
+``"per_rating"``   (U2) g <- g + lambda n_r / B w: the gradient of lambda/2 |w_r|^2 averaged over the batch's ratings,
+                   so that a row is decayed once for each rating that names it (LIBMF, Surprise); dense layers
+                   are named by every rating, n_r = B
+``"decoupled"``    (U3) w <- (1 - lr lambda) w before the step, past the optimiser's normaliser (torch.optim.AdamW)
+=================  ================================================================================================
+
+Rows: with ``sparse=False`` every row of a table moves at every step, as a dense framework does it: momentum goes on
+carrying a row that no rating of the batch names, and l2 goes on shrinking it. With ``sparse=True`` such a row, and
+its state, stay as they are. These are different optimisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from minicf.models import Weights
+from minicf.ops import Array, namespace
+
+DECAYS = ("l2", "decoupled", "per_rating")
+
+
+def _number(name: str, value: Any, low: float, high: float = np.inf) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}; it must be a number") from None
+    if not (low <= number < high):
+        upper = "" if high == np.inf else f" and below {high:g}"
+        raise ValueError(f"{name} is {number:g}; it must be at least {low:g}{upper}")
+    return number
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What SGD and Adam share: learning rate, weight decay and the choice of rows."""
+
+    lr: float
+    weight_decay: float | Mapping[str, float]
+    decay: str
+    sparse: bool
+
+    def _check(self) -> None:
+        object.__setattr__(self, "lr", _number("lr", self.lr, 0.0))
+        if isinstance(self.weight_decay, Mapping):
+            decays = {k: _number(f"weight_decay[{k!r}]", v, 0.0) for k, v in self.weight_decay.items()}
+            object.__setattr__(self, "weight_decay", decays)
+        else:
+            object.__setattr__(self, "weight_decay", _number("weight_decay", self.weight_decay, 0.0))
+        if self.decay not in DECAYS:
+            raise ValueError(f"decay is {self.decay!r}; it must be one of {DECAYS}")
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def decay_of(self, name: str) -> float:
+        """lambda of one weight."""
+        if isinstance(self.weight_decay, Mapping):
+            return self.weight_decay.get(name, 0.0)
+        return self.weight_decay
+
+    def check_names(self, names: Any) -> None:
+        """Refuse a weight decay for a weight that the model does not have."""
+        unknown = set(self.weight_decay if isinstance(self.weight_decay, Mapping) else ()) - set(names)
+        if unknown:
+            raise ValueError(f"weight_decay names {sorted(unknown)}; the model's weights are {list(names)}")
+
+    def slots(self) -> tuple[str, ...]:
+        """Names of the arrays that the optimiser keeps for each weight."""
+        raise NotImplementedError
+
+    def init_state(self, weights: Weights) -> Weights:
+        """Zeroed state: an array ``slot.weight`` for each slot and weight; the step is kept beside it."""
+        return {f"{slot}.{name}": namespace(w).zeros_like(w) for slot in self.slots() for name, w in weights.items()}
+
+    def step(self, w: Weights, grads: Weights, state: Weights, t: int, lr: float, counts: Weights, batch: int) -> None:
+        """Move every weight once, in place.
+
+        Parameters
+        ----------
+        w, grads, state : dict of arrays
+            Weights, their gradients, and what `init_state` made.
+        t : int
+            The step, from 1.
+        lr : float
+            The learning rate of this step.
+        counts : dict of arrays
+            For each table, how many ratings of the batch name each row (n_r); dense layers are absent.
+        batch : int
+            B.
+        """
+        for name in w:
+            n = counts.get(name)
+            # The whole array, or the rows that the batch names.
+            at: Any = slice(None) if n is None or not self.sparse else n.nonzero()[0]
+            self._move(name, at, w, grads, state, t, lr, n, batch)
+
+    def _move(
+        self, name: str, at: Any, w: Weights, grads: Weights, state: Weights, t: int, lr: float,
+        n: Array | None, batch: int,
+    ) -> None:  # fmt: skip
+        raise NotImplementedError
+
+    def _decayed(self, name: str, at: Any, w: Array, g: Array, lr: float, n: Array | None, batch: int) -> tuple:
+        """(U1), (U2), (U3): the weight and the gradient that the step proper starts from."""
+        decay = self.decay_of(name)
+        w, g = w[at], g[at]
+        if decay and self.decay == "l2":
+            g = g + decay * w  # (U1)
+        elif decay and self.decay == "per_rating":
+            if n is None:
+                g = g + decay * w  # (U2), n_r = B
+            else:
+                share = (n[at] / batch).astype(w.dtype)
+                g = g + decay * (share[:, None] if w.ndim == 2 else share) * w  # (U2)
+        elif decay:
+            w = w * (1.0 - lr * decay)  # (U3)
+        return w, g
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum.
+
+    Parameters
+    ----------
+    lr : float
+        eta.
+    momentum : float
+        mu, in [0, 1).
+    nesterov : bool
+        Look one step of momentum ahead.
+    weight_decay : float or dict of float by weight name
+        lambda; weights that a dict leaves out are not decayed.
+    decay : "l2", "decoupled" or "per_rating"
+        See the table at the top of `minicf.optim`.
+    sparse : bool
+        Leave rows without a rating in the batch as they are.
+
+    Notes
+    -----
+    (U4) v <- mu v + g, starting from v = 0, so that the first v is g.
+    (U5) w <- w - lr v; with Nesterov's look-ahead w <- w - lr (g + mu v); without momentum w <- w - lr g.
+    These are torch.optim.SGD's (dampening 0).
+    """
+
+    lr: float
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float | Mapping[str, float] = 0.0
+    decay: str = "l2"
+    sparse: bool = False
+
+    def __post_init__(self) -> None:
+        self._check()
+        object.__setattr__(self, "momentum", _number("momentum", self.momentum, 0.0, 1.0))
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+
+    __hash__ = Optimizer.__hash__
+
+    def slots(self) -> tuple[str, ...]:
+        return ("velocity",) if self.momentum else ()
+
+    def _move(
+        self, name: str, at: Any, w: Weights, grads: Weights, state: Weights, t: int, lr: float,
+        n: Array | None, batch: int,
+    ) -> None:  # fmt: skip
+        old, g = self._decayed(name, at, w[name], grads[name], lr, n, batch)
+        if self.momentum:
+            velocity = state[f"velocity.{name}"]
+            v = self.momentum * velocity[at] + g  # (U4)
+            velocity[at] = v
+            g = g + self.momentum * v if self.nesterov else v
+        w[name][at] = old - lr * g  # (U5)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015), and AdamW with ``decay="decoupled"`` (Loshchilov and Hutter 2019).
+
+    Parameters
+    ----------
+    lr : float
+        eta.
+    betas : (float, float)
+        Memories of the two moments, each in [0, 1).
+    eps : float
+        Added to the root of the second moment.
+    weight_decay, decay, sparse
+        As for `SGD`.
+
+    Notes
+    -----
+    (U6) m <- beta1 m + (1 - beta1) g.
+    (U7) v <- beta2 v + (1 - beta2) g^2.
+    (U8) w <- w - lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps).
+    These are torch.optim.Adam's. With ``sparse=True`` tables follow torch.optim.SparseAdam, which adds eps before the
+    correction of v and not after it: (U9) eps <- eps / sqrt(1 - beta2^t) in (U8).
+    """
+
+    lr: float = 0.001
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float | Mapping[str, float] = 0.0
+    decay: str = "l2"
+    sparse: bool = False
+
+    def __post_init__(self) -> None:
+        self._check()
+        try:
+            beta1, beta2 = self.betas
+        except (TypeError, ValueError):
+            raise ValueError(f"betas is {self.betas!r}; it must be two numbers") from None
+        betas = _number("betas[0]", beta1, 0.0, 1.0), _number("betas[1]", beta2, 0.0, 1.0)
+        object.__setattr__(self, "betas", betas)
+        # Above 0: a row without any gradient divides 0 by eps.
+        object.__setattr__(self, "eps", _number("eps", self.eps, 1e-30))
+
+    __hash__ = Optimizer.__hash__
+
+    def slots(self) -> tuple[str, ...]:
+        return ("first", "second")
+
+    def scalars(self, t: int, lr: float, table: bool) -> tuple[float, float, float]:
+        """What (U8) and (U9) need of step t: lr / (1 - beta1^t), sqrt(1 - beta2^t) and eps."""
+        # -expm1(t log beta) is 1 - beta^t without cancellation, for any t; log1p(-1) is -inf, as it should.
+        correction1, correction2 = (-np.expm1(t * np.log(beta)) if beta else 1.0 for beta in self.betas)
+        root = float(np.sqrt(correction2))
+        return lr / float(correction1), root, self.eps / root if table and self.sparse else self.eps
+
+    def _move(
+        self, name: str, at: Any, w: Weights, grads: Weights, state: Weights, t: int, lr: float,
+        n: Array | None, batch: int,
+    ) -> None:  # fmt: skip
+        old, g = self._decayed(name, at, w[name], grads[name], lr, n, batch)
+        beta1, beta2 = self.betas
+        first, second = state[f"first.{name}"], state[f"second.{name}"]
+        m = beta1 * first[at] + (1.0 - beta1) * g  # (U6)
+        v = beta2 * second[at] + (1.0 - beta2) * g * g  # (U7)
+        first[at], second[at] = m, v
+        rate, root, eps = self.scalars(t, lr, table=n is not None)
+        w[name][at] = old - rate * m / (namespace(v).sqrt(v) / root + eps)  # (U8), (U9)
+
+
+_KINDS: dict[str, type[Optimizer]] = {"SGD": SGD, "Adam": Adam}
+
+
+def to_config(optimizer: Optimizer) -> dict[str, Any]:
+    """An optimiser's arguments as a dict that JSON can hold."""
+    return {"kind": type(optimizer).__name__, **asdict(optimizer)}
+
+
+def from_config(config: Mapping[str, Any]) -> Optimizer:
+    """The optimiser that `to_config` described."""
+    config = dict(config)
+    kind = config.pop("kind", None)
+    if kind not in _KINDS:
+        raise ValueError(f"unknown optimizer {kind!r}; known are {sorted(_KINDS)}")
+    if "betas" in config:
+        config["betas"] = tuple(config["betas"])
+    return _KINDS[kind](**config)

@@ -1,0 +1,114 @@
+"""Random numbers by counter: a number is a function of where it is used, not of what was drawn before.
+
+Every draw is keyed by (seed, purpose, step) and indexed within that. The same seed therefore gives the same
+initial weights, the same order of ratings and the same dropout masks on every backend, at any number of
+threads, and a run that stops and goes on needs to remember nothing but its step.
+
+The generator is SplitMix64 (Steele, Lea and Flood 2014) read at a position: ``mix(key + (index + 1) * GOLDEN)``.
+The Numba and CUDA kernels repeat `bits` in a line each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+INIT, SHUFFLE, DROPOUT, SPLIT = 1, 2, 3, 4
+"""Purposes. Two draws for different purposes never share a stream."""
+
+GOLDEN = 0x9E3779B97F4A7C15
+_MIX1 = 0xBF58476D1CE4E5B9
+_MIX2 = 0x94D049BB133111EB
+_MASK = 0xFFFFFFFFFFFFFFFF
+
+
+def _mix(z: int) -> int:
+    z = ((z ^ (z >> 30)) * _MIX1) & _MASK
+    z = ((z ^ (z >> 27)) * _MIX2) & _MASK
+    return z ^ (z >> 31)
+
+
+def key(seed: int, purpose: int, stream: int = 0, step: int = 0) -> int:
+    """The 64-bit key of one stream of numbers.
+
+    Parameters
+    ----------
+    seed : int
+        The user's seed; any Python integer, taken modulo 2**64.
+    purpose : int
+        One of the constants above.
+    stream : int
+        Which weight, or which dropout layer.
+    step : int
+        The epoch (order of ratings) or the training step (dropout).
+    """
+    k = _mix(seed & _MASK)
+    for part in (purpose, stream, step):
+        k = _mix((k + (part & _MASK) * GOLDEN + GOLDEN) & _MASK)
+    return k
+
+
+def bits(stream_key: int, index: Any) -> Any:
+    """The 64 random bits at each position of a stream.
+
+    Parameters
+    ----------
+    stream_key : int
+        From `key`.
+    index : array of uint64
+        Positions, of any shape, NumPy or CuPy.
+
+    Returns
+    -------
+    array of uint64, the shape of `index`
+    """
+    golden, one = np.uint64(GOLDEN), np.uint64(1)
+    z = np.uint64(stream_key) + (index + one) * golden
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX1)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX2)
+    return z ^ (z >> np.uint64(31))
+
+
+def uniform(stream_key: int, n: int) -> np.ndarray:
+    """`n` float64 numbers, uniform in [0, 1), in steps of 2**-53."""
+    return (bits(stream_key, np.arange(n, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53
+
+
+def normal(stream_key: int, n: int) -> np.ndarray:
+    """`n` standard normal float64 numbers, by Box and Muller's transform of two uniforms each."""
+    u = uniform(stream_key, 2 * n)
+    radius = np.sqrt(-2.0 * np.log1p(-u[:n]))
+    return radius * np.cos(2.0 * np.pi * u[n:])
+
+
+def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order of an epoch: the numbers 0 … n-1, shuffled.
+
+    Each position gets a random key whose low bits are replaced by the position itself: sorting the keys sorts
+    the positions at random, no two keys are ever equal, and any sort on any device gives the same answer.
+
+    Returns
+    -------
+    array of int32, shape (n,)
+    """
+    position = np.arange(n, dtype=np.uint64)
+    low = np.uint64(max(n - 1, 0).bit_length())
+    keys = ((bits(key(seed, SHUFFLE, 0, epoch), position) >> low) << low) | position
+    keys.sort()
+    return (keys & ((np.uint64(1) << low) - np.uint64(1))).astype(np.int32)
+
+
+def dropout_threshold(rate: float) -> int:
+    """A unit is kept when the top 24 bits of its number are at least this: integers, so equal on every backend."""
+    return int(np.ceil(rate * 2**24))
+
+
+def dropout_mask(seed: int, layer: int, step: int, shape: tuple[int, int], rate: float, dtype: Any) -> np.ndarray:
+    """The factors of inverted dropout (F6): 0 with probability `rate`, else 1 / (1 - rate).
+
+    Unit (row, column) of the batch's layer reads position ``row * width + column``.
+    """
+    index = np.arange(shape[0] * shape[1], dtype=np.uint64).reshape(shape)
+    kept = (bits(key(seed, DROPOUT, layer, step), index) >> np.uint64(40)) >= np.uint64(dropout_threshold(rate))
+    return kept.astype(dtype) * np.asarray(1.0 / (1.0 - rate), dtype)
