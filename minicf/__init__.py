@@ -2,7 +2,7 @@
 
 from minicf.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, PrintEpochs
 
-# from minicf.checking import check_gradients
+from minicf.checking import check_gradients
 from minicf.data import Ratings, Vocabulary, load_movielens
 from minicf.files import FileError, load_weights, save_weights
 from minicf.models import Dot, DotBias, Hybrid, Net

@@ -47,7 +47,6 @@ def _number(name: str, value: Any, low: float, high: float = np.inf) -> float:
     return number
 
 
-@dataclass(frozen=True)
 class Optimizer:
     """What SGD and Adam share: learning rate, weight decay and the choice of rows."""
 
@@ -59,7 +58,7 @@ class Optimizer:
     def _check(self) -> None:
         object.__setattr__(self, "lr", _number("lr", self.lr, 0.0))
         if isinstance(self.weight_decay, Mapping):
-            decays = {k: _number(f"weight_decay[{k!r}]", v, 0.0) for k, v in self.weight_decay.items()}
+            decays = {k: _number(f"weight_decay[{k!r}]", v, 0.0) for k, v in sorted(self.weight_decay.items())}
             object.__setattr__(self, "weight_decay", decays)
         else:
             object.__setattr__(self, "weight_decay", _number("weight_decay", self.weight_decay, 0.0))

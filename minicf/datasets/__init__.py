@@ -1,0 +1,1 @@
+"""Data that travel with minicf. Terms of use and citation: ``MOVIELENS.txt``."""

@@ -1,0 +1,217 @@
+"""What the parity tests go through, on every backend: models, optimisers, ratings, and how results are compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minicf.backends import get_backend
+from minicf.models import TABLES, Dot, DotBias, Hybrid, Model, Net
+from minicf.optim import SGD, Adam, Optimizer
+
+BACKENDS = ("numpy",)
+"""Every parity test runs on each of these; one that cannot run here is skipped with its reason."""
+
+TOLERANCE = 1e-9
+"""float64, relative to an array's largest magnitude. 200 steps round about 1e3 times each, eps is 2e-16, and training
+contracts errors more than it expands them: 2e-13 came out at worst (256 cases). A mistake is far above
+it: see `SABOTAGES` in tests/test_golden.py."""
+
+SEED = 11
+"""Of the dropout masks."""
+
+RANGE = (0.5, 5.0)
+
+# Weights other than 1 for the heads, rates that differ between layers, a mean and a range: nothing is left at a value
+# at which it could be forgotten.
+MODELS: dict[str, Model] = {
+    "dot": Dot(5),
+    "bias": DotBias(5, rating_range=RANGE, global_mean=0.3),
+    "net": Net(5, hidden=(6,), dropout=(0.2, 0.4), rating_range=(0.0, 5.5)),
+    "hybrid": Hybrid({
+        "net": (Net(5, hidden=(4,), dropout=(0.0, 0.3)), 0.2),
+        "dot": (DotBias(5, global_mean=3.0), 1.0),
+    }),
+}  # fmt: skip
+"""One of each kind: these meet every optimiser."""
+
+MORE_MODELS: dict[str, Model] = {
+    "dot-range-mean": Dot(3, rating_range=RANGE, global_mean=-0.2),
+    "bias-plain": DotBias(4),
+    "bias-one-factor": DotBias(1, rating_range=RANGE),
+    "net-linear": Net(3, hidden=(), dropout=(0.0,)),
+    "net-linear-dropout": Net(3, hidden=(), dropout=(0.3,), rating_range=RANGE, global_mean=0.5),
+    "net-plain": Net(4, hidden=(7,), dropout=(0.0, 0.0)),
+    "net-2": Net(3, hidden=(6, 5), dropout=(0.1, 0.3, 0.2)),
+    "net-3": Net(3, hidden=(6, 5, 4), dropout=(0.1, 0.0, 0.2, 0.3), rating_range=RANGE, dense_init="torch"),
+    "hybrid-equal": Hybrid({
+        "dot": (DotBias(4, rating_range=RANGE), 1.0),
+        "net": (Net(4, hidden=(5,), dropout=(0.1, 0.1), rating_range=RANGE), 1.0),
+    }),
+    "hybrid-nets": Hybrid({
+        "wide": (Net(3, hidden=(8,), dropout=(0.2, 0.3)), 0.7),
+        "deep": (Net(3, hidden=(4, 4), dropout=(0.1, 0.0, 0.4), rating_range=RANGE), 1.5),
+    }),
+}  # fmt: skip
+"""Variants: these meet a few optimisers, and the gradient checks."""
+
+ALL_MODELS = MODELS | MORE_MODELS
+
+KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "sgd": (SGD, {"lr": 0.05}),
+    "momentum": (SGD, {"lr": 0.01, "momentum": 0.9}),
+    "nesterov": (SGD, {"lr": 0.01, "momentum": 0.9, "nesterov": True}),
+    "adam": (Adam, {"lr": 0.02}),
+}
+MORE_KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "adam-eps": (Adam, {"lr": 0.02, "betas": (0.0, 0.9), "eps": 1e-2}),
+}
+DECAYS = ("none", "l2", "decoupled", "per_rating", "by_name")
+OPTIMIZERS = tuple(
+    f"{kind}-{decay}-{rows}" for kind in KINDS for decay in DECAYS for rows in ("dense", "sparse")
+)  # fmt: skip
+"""Names of all combinations of kind, decay and rows."""
+FEW_OPTIMIZERS = ("momentum-l2-dense", "nesterov-per_rating-sparse", "adam-decoupled-dense", "adam-by_name-sparse")
+EPS_OPTIMIZERS = tuple(f"adam-eps-{decay}-{rows}" for decay in ("l2", "decoupled") for rows in ("dense", "sparse"))
+
+
+def optimizer(name: str, model: Model) -> Optimizer:
+    """The optimiser called ``kind-decay-rows``; "by_name" gives every other weight of the model an l2 of its own."""
+    kind, decay, rows = name.rsplit("-", 2)
+    cls, arguments = (KINDS | MORE_KINDS)[kind]
+    if decay == "by_name":
+        names = list(model.shapes(2, 2))[::2]
+        arguments = arguments | {"weight_decay": {weight: 0.02 * (i + 1) for i, weight in enumerate(names)}}
+    elif decay != "none":
+        arguments = arguments | {"weight_decay": 0.05, "decay": decay}
+    return cls(**arguments, sparse=rows == "sparse")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Ratings, the order of every epoch, and initial weights.
+
+    The last user and the last item, and one more of each, are never rated; user 0 and item 0 are in nearly every
+    batch, often twice; others come and go. The last batch of an epoch is shorter. Numbers come from
+    `numpy.random.RandomState`, whose streams never change between versions of NumPy.
+    """
+
+    n_users: int = 13
+    n_items: int = 17
+    n_ratings: int = 60
+    batch: int = 8
+    epochs: int = 25
+    seed: int = 5
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return -(-self.n_ratings // self.batch)
+
+    def ratings(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Users, items (int32) and ratings (float32, in halves)."""
+        random = np.random.RandomState(self.seed)
+        index = []
+        for n in (self.n_users, self.n_items):
+            named = np.delete(np.arange(n), [n // 2, n - 1])
+            often = random.uniform(size=self.n_ratings) < 0.25
+            index.append(np.where(often, 0, random.choice(named, self.n_ratings)).astype(np.int32))
+        return index[0], index[1], (random.randint(1, 11, self.n_ratings) / 2).astype(np.float32)
+
+    def orders(self) -> list[np.ndarray]:
+        """The rows of each epoch, shuffled."""
+        random = np.random.RandomState(self.seed + 1)
+        return [random.permutation(self.n_ratings).astype(np.int32) for _ in range(self.epochs)]
+
+    def rates(self, lr: float) -> list[np.ndarray]:
+        """Learning rates of each epoch: constant in one, changing at every step in the next."""
+        shapes = [np.ones(self.steps), np.linspace(1.3, 0.4, self.steps)]
+        return [lr * shapes[epoch % 2] for epoch in range(self.epochs)]
+
+    def weights(self, model: Model) -> dict[str, np.ndarray]:
+        """Initial weights in float64: large enough that every unit is alive, small enough that training is calm."""
+        random = np.random.RandomState(self.seed + 2)
+        scales = {1: 0.2, 2: 0.5}
+        return {
+            name: random.standard_normal(shape)
+            * (scales[len(shape)] if name in TABLES or len(shape) == 1 else shape[0] ** -0.5)
+            for name, shape in model.shapes(self.n_users, self.n_items).items()
+        }
+
+
+class Outcome(NamedTuple):
+    """What a training run leaves."""
+
+    squared_error: np.ndarray
+    """(epochs, heads)"""
+    weights: dict[str, np.ndarray]
+    state: dict[str, np.ndarray]
+
+    def flat(self) -> np.ndarray:
+        """All numbers in a row, in float64; arrays are in the order of the model's list of weights."""
+        parts = [self.squared_error, *self.weights.values(), *self.state.values()]
+        return np.concatenate([np.ravel(part).astype(np.float64) for part in parts])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name."""
+        return {"squared_error": self.squared_error, **self.weights, **self.state}
+
+
+def backend(name: str) -> Any:
+    """The backend's module; skips the test, with the reason, where it cannot run."""
+    import pytest  # here, so that benchmarks can use the twins without it
+
+    try:
+        return get_backend(name)
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+def run(module: Any, model: Model, opt: Optimizer, problem: Problem, dtype: str = "float64") -> Outcome:
+    """Train on a backend, an epoch a call."""
+    program = module.compile(model, opt, problem.weights(model), SEED, dtype)
+    user, item, rating = problem.ratings()
+    errors = []
+    for order, rates in zip(problem.orders(), problem.rates(opt.lr), strict=True):
+        progress = program.train(user, item, rating, order, problem.batch, rates)
+        assert progress.failed_step == -1
+        errors.append(progress.squared_error)
+    return Outcome(np.array(errors), program.weights(), program.state())
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference over largest magnitude of `b`; 0 for arrays that are both all zero."""
+    if a.shape != b.shape:
+        return float("inf")
+    difference = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
+    largest = float(np.abs(b.astype(np.float64)).max(initial=0.0))
+    ratio = difference / largest if largest else float("inf") if difference else 0.0
+    return float("inf") if np.isnan(difference) else ratio
+
+
+def distances(ours: Outcome, theirs: Outcome) -> dict[str, float]:
+    """`distance` by name of the array; an array that only one side has is infinitely far away."""
+    a, b = ours.arrays(), theirs.arrays()
+    return {name: distance(a[name], b[name]) if name in a and name in b else float("inf") for name in a | b}
+
+
+# --- golden trajectories ---------------------------------------------------------------------------------------------
+
+GOLDEN_PROBLEM = Problem(n_users=5, n_items=6, n_ratings=20, batch=6, epochs=5, seed=1)
+
+GOLDEN_MODELS: dict[str, Model] = {
+    "small-bias": DotBias(2, rating_range=RANGE, global_mean=0.3),
+    "small-hybrid": Hybrid({
+        "net": (Net(2, hidden=(5,), dropout=(0.2, 0.3)), 0.2),
+        "dot": (DotBias(2, global_mean=3.0), 1.0),
+    }),
+} | MORE_MODELS  # fmt: skip
+
+GOLDEN = tuple(
+    (model, name)
+    for model in GOLDEN_MODELS
+    for name in (FEW_OPTIMIZERS[::3] if model in MORE_MODELS else OPTIMIZERS + EPS_OPTIMIZERS)
+)
+"""(model, optimiser) of every trajectory in tests/golden."""
