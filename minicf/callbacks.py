@@ -64,8 +64,8 @@ class EarlyStopping(Callback):
     Notes
     -----
     At the end of a `fit` the trainer holds the best weights. A further `fit` with the same object goes on from where
-    training stood, not from the best: `fit(10)` equals `fit(5)` and `fit(5)`. After it has stopped a run, the
-    object starts anew, from the best weights.
+    training stood, not from the best: `fit(10)` equals `fit(5)` and `fit(5)`. After it has stopped a run, or when
+    the trainer no longer holds the best weights (another trainer, a fit without this object), it starts anew.
     """
 
     def __init__(self, patience: int = 3, monitor: str = "valid_mse", min_delta: float = 0.0) -> None:
@@ -80,7 +80,7 @@ class EarlyStopping(Callback):
         self._latest: Any = None
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        if self.stopped:
+        if self.stopped or (self._latest is not None and not _equal(_copy(trainer), self._best)):
             self._reset()
         elif self._latest is not None:
             trainer.program.load(*self._latest)
@@ -130,6 +130,12 @@ def _copy(trainer: Trainer) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray
     return trainer.program.weights(), trainer.program.state()
 
 
+def _equal(a: tuple[dict[str, np.ndarray], ...], b: tuple[dict[str, np.ndarray], ...]) -> bool:
+    return all(
+        x.keys() == y.keys() and all(np.array_equal(x[name], y[name]) for name in x) for x, y in zip(a, b, strict=True)
+    )
+
+
 class Checkpoint(Callback):
     """Save the trainer, all that resuming needs, after every `every` epochs; each save replaces the last.
 
@@ -147,13 +153,21 @@ class Checkpoint(Callback):
 
 
 class CSVLog(Callback):
-    """Append each epoch's row to a CSV file, with a header line if the file is new."""
+    """Append each epoch's row to a CSV file, with a header line if the file is new.
+
+    A file with other columns (that of a hybrid, say) is refused by a ValueError.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
     def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
         new = not self.path.exists() or self.path.stat().st_size == 0
+        if not new:
+            with self.path.open(newline="") as file:
+                columns = next(csv.reader(file), [])
+            if columns != list(row):
+                raise ValueError(f"{self.path} has the columns {columns}, the history {list(row)}: log to a new file")
         with self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(row))
             if new:

@@ -143,8 +143,14 @@ class Model:
         """Checks of the arguments that all models share; normalises sequences to tuples."""
         object.__setattr__(self, "n_factors", check_whole("n_factors", self.n_factors, 1))
         object.__setattr__(self, "init", _check_init(self.init))
-        if not np.isfinite(self.global_mean):
-            raise ValueError(f"global_mean is {self.global_mean!r}; it must be finite")
+        try:
+            mean = float(self.global_mean)
+        except (TypeError, ValueError):
+            raise ValueError(f"global_mean is {self.global_mean!r}; it must be a number") from None
+        if not np.isfinite(mean):
+            raise ValueError(f"global_mean is {mean}; it must be finite")
+        # Python's own float: a NumPy float64 scalar would turn float32 scores into float64.
+        object.__setattr__(self, "global_mean", mean)
         if self.rating_range is not None:
             try:
                 low, high = (float(x) for x in self.rating_range)
@@ -266,12 +272,13 @@ class Net(Model):
 
     def __post_init__(self) -> None:
         self._check()
-        hidden = (self.hidden,) if isinstance(self.hidden, int) else tuple(self.hidden)
+        hidden = tuple(np.atleast_1d(np.array(self.hidden, object)))  # one number, or a sequence of them
         object.__setattr__(self, "hidden", tuple(check_whole("hidden", h, 1) for h in hidden))
-        rates = self.dropout
-        if isinstance(rates, int | float):
-            rates = (float(rates),) * (len(hidden) + 1)
-        rates = tuple(float(r) for r in rates)
+        try:
+            one_for_all = np.ndim(self.dropout) == 0
+            rates = tuple(float(rate) for rate in np.atleast_1d(self.dropout)) * (len(hidden) + 1 if one_for_all else 1)
+        except (TypeError, ValueError):
+            raise ValueError(f"dropout is {self.dropout!r}; it must be a rate, or a sequence of rates") from None
         if len(rates) != len(hidden) + 1:
             raise ValueError(
                 f"dropout has {len(rates)} rates for {len(hidden)} hidden layers; "
@@ -385,8 +392,8 @@ class Hybrid(Model):
                 raise ValueError(f"head {name!r} is {head!r}; a head is a Dot, a DotBias or a Net")
             if not (np.isfinite(weight) and weight >= 0):
                 raise ValueError(f"head {name!r} has weight {weight}; it must be finite and not negative")
-            if not name or "." in name or "/" in name:
-                raise ValueError(f"head {name!r}: a head's name must not be empty nor contain '.' or '/'")
+            if not isinstance(name, str) or not name or "." in name or "/" in name:
+                raise ValueError(f"head {name!r}: a head's name is a text, not empty, without '.' and '/'")
             members[name] = (head, weight)
         if not members:
             raise ValueError("a hybrid needs at least one head: {'name': (model, weight)}")

@@ -12,10 +12,18 @@ from typing import Any
 
 import numpy as np
 
+_NUDGE = 1e-9
+"""In cycles: keeps the first step of a cycle from falling into the cycle before by rounding. Far below one step."""
+
 
 def _positive(name: str, value: float) -> None:
     if not (np.isfinite(value) and value > 0):
         raise ValueError(f"{name} is {value!r}; it must be a finite number above 0")
+
+
+def _not_negative(name: str, value: float) -> None:
+    if not (np.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} is {value!r}; it must be a finite number of at least 0")
 
 
 class Schedule:
@@ -54,7 +62,7 @@ class Step(Schedule):
         _positive("gamma", self.gamma)
 
     def factor(self, t: np.ndarray) -> np.ndarray:
-        return self.gamma ** np.floor(t / self.every)
+        return self.gamma ** np.floor(t / self.every + _NUDGE)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class Cosine(Schedule):
     def __post_init__(self) -> None:
         if self.epochs is not None:
             _positive("epochs", self.epochs)
+        _not_negative("low", self.low)
 
     @property
     def horizon(self) -> float | None:  # type: ignore[override]
@@ -107,16 +116,16 @@ class CosineRestarts(Schedule):
         _positive("cycle", self.cycle)
         if not (np.isfinite(self.mult) and self.mult >= 1):
             raise ValueError(f"mult is {self.mult!r}; it must be at least 1")
+        _not_negative("low", self.low)
 
     def factor(self, t: np.ndarray) -> np.ndarray:
         t = np.asarray(t, np.float64)
         # Cycle n starts at cycle * (1 + mult + … + mult^(n-1)).
         if self.mult == 1:
             length = np.full_like(t, self.cycle)
-            start = np.floor(t / self.cycle) * self.cycle
+            start = np.floor(t / self.cycle + _NUDGE) * self.cycle
         else:
-            # The small addend keeps a cycle's first step from falling into the cycle before by rounding.
-            n = np.floor(np.log1p(t * (self.mult - 1) / self.cycle) / np.log(self.mult) + 1e-12)
+            n = np.floor(np.log1p(t * (self.mult - 1) / self.cycle) / np.log(self.mult) + _NUDGE)
             start = self.cycle * (self.mult**n - 1) / (self.mult - 1)
             length = self.cycle * self.mult**n
         return self.low + (1.0 - self.low) * _half_cosine(np.clip((t - start) / length, 0.0, 1.0))
@@ -136,6 +145,8 @@ class OneCycle(Schedule):
             _positive("epochs", self.epochs)
         if not 0 < self.up < 1:
             raise ValueError(f"up is {self.up!r}; it must lie between 0 and 1")
+        _not_negative("start", self.start)
+        _not_negative("end", self.end)
 
     @property
     def horizon(self) -> float | None:  # type: ignore[override]

@@ -20,7 +20,7 @@ import pandas as pd
 from minicf import files, models, optim, rng, schedules
 from minicf.backends import get_backend
 from minicf.backends.base import Program
-from minicf.callbacks import Callback
+from minicf.callbacks import Callback, Checkpoint
 from minicf.data import Ratings
 from minicf.models import Model, check_whole
 from minicf.optim import Optimizer
@@ -293,12 +293,14 @@ class Trainer:
             np.bincount(train.user, minlength=train.n_users),
             np.bincount(train.item, minlength=train.n_items),
         )
-        self._callbacks = tuple(callbacks)
+        # Checkpoints last, so that they hold what the other callbacks made of the epoch.
+        self._callbacks = tuple(sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint)))
         self._resume_callbacks()
-        for callback in self._callbacks:
-            _call(callback, "on_fit_begin", self)
-        good = program.snapshot()
-        try:
+        with contextlib.ExitStack() as ends:  # each callback that began ends, whatever the others raise
+            for callback in self._callbacks:
+                _call(callback, "on_fit_begin", self)
+                ends.callback(_call, callback, "on_fit_end", self)
+            good = program.snapshot()
             with _Interruptible() as interrupted, _bar(epochs * len(train), progress) as bar:
                 for _ in range(epochs):
                     row = self._train_epoch(program, train, position, shuffle, interrupted, bar, good)
@@ -315,9 +317,6 @@ class Trainer:
                     stops = [_call(callback, "on_epoch_end", self, dict(row)) for callback in self._callbacks]
                     if any(stops) or interrupted.asked:
                         break
-        finally:
-            for callback in self._callbacks:
-                _call(callback, "on_fit_end", self)
         if interrupted.asked:
             log.warning("interrupted after %d whole epochs; the model is usable as it stands", self.epoch)
             raise KeyboardInterrupt
@@ -337,7 +336,7 @@ class Trainer:
         n = len(train)
         order = rng.permutation(self.seed, self.epoch, n) if shuffle else np.arange(n, dtype=np.int32)
         steps = -(-n // self.batch_size)
-        steps_per_call = max(1, program.ratings_per_call // self.batch_size)
+        steps_per_call = program.steps_per_call(self.batch_size)
         squared = np.zeros(len(self.model.heads))
         seconds = 0.0
         for first in range(0, steps, steps_per_call):
@@ -525,7 +524,7 @@ class Trainer:
         the history and what the callbacks of the running or last `fit` hold.
         """
         program = self.program
-        held = {key: state for key, callback in _keyed(self._callbacks) if (state := callback.state())}
+        held = self._resumed | {key: state for key, callback in _keyed(self._callbacks) if (state := callback.state())}
         header = {
             "model": models.to_config(self.model),
             "optimizer": optim.to_config(self.optimizer),
@@ -553,6 +552,7 @@ class Trainer:
         Callbacks are given to `fit` anew; the first `fit` hands them what their like held when it was saved.
         """
         header, arrays = files.read(path, "checkpoint")
+        get_backend(backend)  # one that cannot run here is not the file's fault
         try:
             weights = files.section(arrays, "weights")
             trainer = cls(
@@ -574,7 +574,7 @@ class Trainer:
             trainer._resumed = {
                 key: (own, files.section(arrays, f"callback.{key}")) for key, own in header["callbacks"].items()
             }
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
             raise files.FileError(f"{path} is no whole checkpoint: {error}") from error
         return trainer
 

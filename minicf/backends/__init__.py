@@ -8,8 +8,8 @@ from typing import Any
 
 log = logging.getLogger("minicf")
 
-_MODULES = {"numpy": "minicf.backends.base"}
-_PREFERENCE = ("numpy",)
+_MODULES = {"numba": "minicf.backends.numba_cpu", "numpy": "minicf.backends.base"}
+_PREFERENCE = ("numba", "numpy")
 
 NAMES = tuple(_MODULES)
 

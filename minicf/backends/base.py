@@ -48,8 +48,6 @@ class Program:
     """
 
     xp: Any = np
-    ratings_per_call = 4096
-    """How many ratings the trainer hands over at once. Between calls it can be interrupted and shows progress."""
 
     def __init__(
         self, model: Model, optimizer: Optimizer, weights: Weights, seed: int = 0, dtype: Any = "float32"
@@ -58,6 +56,10 @@ class Program:
         self._w = {name: self.xp.array(value, dtype=self.dtype) for name, value in weights.items()}
         self._state = optimizer.init_state(self._w)
         self.t = 0
+
+    def steps_per_call(self, batch_size: int) -> int:
+        """How many steps the trainer hands over at once; between calls it can be interrupted and shows progress."""
+        return max(1, 4096 // batch_size)
 
     # --- training --------------------------------------------------------------------------------------------
 
@@ -95,12 +97,15 @@ class Program:
             u, v = self.xp.asarray(user[rows]), self.xp.asarray(item[rows])
             r = self.xp.asarray(rating[rows].astype(self.dtype, copy=False))
             masks = self._masks(len(rows))
-            losses, grads = self.model.loss_and_gradients(self._w, u, v, r, masks)
-            squared = np.array([float(loss) for loss in losses]) * len(rows)
-            if not np.isfinite(squared).all():
-                return Progress(total, i)
-            self.t += 1
-            self.optimizer.step(self._w, grads, self._state, self.t, float(rates[i]), self._counts(u, v), len(rows))
+            # What overflows is reported as a failed step, once, and not as NumPy's warnings on the way there.
+            with np.errstate(over="ignore", invalid="ignore"):
+                losses, grads = self.model.loss_and_gradients(self._w, u, v, r, masks)
+                squared = np.array([float(loss) for loss in losses]) * len(rows)
+                if not np.isfinite(squared).all():
+                    return Progress(total, i)
+                self.t += 1
+                counts, lr = self._counts(u, v), float(rates[i])
+                self.optimizer.step(self._w, grads, self._state, self.t, lr, counts, len(rows))
             total += squared
         return Progress(total, -1)
 
@@ -166,11 +171,14 @@ class Program:
 
     def load(self, weights: Weights, state: Weights) -> None:
         """Take over weights and state as `weights` and `state` gave them."""
+        pairs = [(w, name, weights[name]) for name, w in self._w.items()]
+        pairs += [(s, name, state[name]) for name, s in self._state.items()]
+        for own, name, given in pairs:  # first all of them: an assignment would broadcast a wrong shape
+            if own.shape != np.shape(given):
+                raise ValueError(f"{name!r} has shape {np.shape(given)}; {own.shape} is needed")
         self.t = int(state["step"])
-        for name, w in self._w.items():
-            w[...] = self.xp.asarray(weights[name], dtype=self.dtype)
-        for name, s in self._state.items():
-            s[...] = self.xp.asarray(state[name], dtype=self.dtype)
+        for own, _, given in pairs:
+            own[...] = self.xp.asarray(given, dtype=self.dtype)
 
     def snapshot(self) -> Any:
         """A copy of weights and state for `restore`, kept where the program finds it cheapest."""
