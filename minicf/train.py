@@ -25,6 +25,7 @@ from minicf.data import Ratings
 from minicf.models import Model, check_whole
 from minicf.optim import Optimizer
 from minicf.schedules import Schedule
+from minicf.tiles import Tiles
 
 log = logging.getLogger("minicf")
 
@@ -115,6 +116,9 @@ class Trainer:
     weights : dict of arrays, optional
         Start from these, matched by name; weights of the model that it lacks are initialised, names that the model
         lacks are left out. This is how pre-training works: ``Trainer(DotBias(50), ..., weights=net.weights)``.
+    n_threads : int, optional
+        At most so many threads, where a backend uses several; by default as many as there are cores to run on, or what
+        ``OMP_NUM_THREADS`` or ``NUMBA_NUM_THREADS`` says. The result does not depend on it.
 
     Attributes
     ----------
@@ -136,6 +140,7 @@ class Trainer:
         dtype: str = "float32",
         seed: int = 0,
         weights: Mapping[str, np.ndarray] | None = None,
+        n_threads: int | None = None,
     ) -> None:
         if not isinstance(model, Model):
             raise TypeError(f"model is {model!r}; it must be a minicf model such as DotBias(50)")
@@ -149,6 +154,7 @@ class Trainer:
         self.model, self.optimizer = model, optimizer
         self.batch_size = check_whole("batch_size", batch_size, 1)
         self.dtype, self.seed = np.dtype(dtype).name, int(seed)
+        self.n_threads = None if n_threads is None else check_whole("n_threads", n_threads, 1)
         self.history = History()
         self.epoch = 0
         self._backend = get_backend(backend)
@@ -158,6 +164,7 @@ class Trainer:
         self._position: _SchedulePosition | None = None
         self._callbacks: tuple[Any, ...] = ()
         self._resumed: dict[str, Any] = {}
+        self._tiles: tuple[Ratings, Tiles] | None = None
 
     # --- weights ---------------------------------------------------------------------------------------------
 
@@ -196,7 +203,9 @@ class Trainer:
                     f"the ratings have {n_users} and {n_items}"
                 )
             start = self.model.init_weights(n_users, n_items, self.seed) | self._given
-            self._program = self._backend.compile(self.model, self.optimizer, start, self.seed, self.dtype)
+            self._program = self._backend.compile(
+                self.model, self.optimizer, start, self.seed, self.dtype, self.n_threads
+            )
             self._given = {}
             self._n_users, self._n_items = n_users, n_items
         elif (n_users, n_items) != (self._n_users, self._n_items):
@@ -244,7 +253,7 @@ class Trainer:
         valid: Ratings | None = None,
         epochs: int = 1,
         schedule: Schedule | None = None,
-        shuffle: bool = True,
+        shuffle: bool | str = True,
         callbacks: Iterable[Any] = (),
         progress: bool | None = None,
     ) -> History:
@@ -258,8 +267,10 @@ class Trainer:
         epochs : int
         schedule : Schedule, optional
             Moves the learning rate around `lr`; see `minicf.schedules` for how it goes on over several calls.
-        shuffle : bool
-            A new order each epoch, a function of the seed and the epoch; False takes the rows as they stand.
+        shuffle : bool or "tiles"
+            A new order each epoch, a function of the seed and the epoch; False takes the rows as they stand. "tiles",
+            for ``batch_size=1``, is an order in which threads can share the work (see `minicf.tiles`): the ratings are
+            laid out once, an epoch shuffles the rounds, and the learning rate moves from round to round.
         callbacks : iterable of Callback
         progress : bool, optional
             A bar on stderr; by default where that is a terminal.
@@ -288,6 +299,10 @@ class Trainer:
         program = self._prepare(train.n_users, train.n_items)
         if epochs == 0:
             return self.history
+        if shuffle not in (True, False, "tiles"):
+            raise ValueError(f"shuffle is {shuffle!r}; it must be True, False or 'tiles'")
+        if shuffle == "tiles" and self.batch_size != 1:
+            raise ValueError(f"shuffle='tiles' goes rating by rating: batch_size must be 1, it is {self.batch_size}")
         position = self._follow(schedule, epochs)
         counts = (
             np.bincount(train.user, minlength=train.n_users),
@@ -327,30 +342,44 @@ class Trainer:
         program: Program,
         train: Ratings,
         position: _SchedulePosition | None,
-        shuffle: bool,
+        shuffle: bool | str,
         interrupted: _Interruptible,
         bar: Any,
         good: Any,
     ) -> dict[str, Any] | None:
         """One epoch; None when it was interrupted midway."""
         n = len(train)
-        order = rng.permutation(self.seed, self.epoch, n) if shuffle else np.arange(n, dtype=np.int32)
-        steps = -(-n // self.batch_size)
-        steps_per_call = program.steps_per_call(self.batch_size)
+        tiles = self._lay_out(train) if shuffle == "tiles" else None
+        if tiles is not None:
+            order = tiles.rounds(self.seed, self.epoch)  # a step of this loop is a round
+            steps, steps_per_call = tiles.n_blocks, 1
+        else:
+            order = rng.permutation(self.seed, self.epoch, n) if shuffle else np.arange(n, dtype=np.int32)
+            steps, steps_per_call = -(-n // self.batch_size), program.steps_per_call(self.batch_size)
         squared = np.zeros(len(self.model.heads))
         seconds = 0.0
+        taken = seen = 0  # steps and ratings
         for first in range(0, steps, steps_per_call):
             last = min(first + steps_per_call, steps)
             rates = self._rates(position, first, last, steps)
             rows = order[first * self.batch_size : last * self.batch_size]
             begin = time.perf_counter()
-            done = program.train(train.user, train.item, train.rating, rows, self.batch_size, rates)
+            if tiles is not None:
+                size = int((tiles.start[rows, -1] - tiles.start[rows, 0]).sum())
+                done = program.train_tiles(tiles, rows, np.broadcast_to(np.asarray(rates, np.float64), (len(rows),)))
+            else:
+                size = len(rows)
+                done = program.train(train.user, train.item, train.rating, rows, self.batch_size, rates)
             seconds += time.perf_counter() - begin
             squared += done.squared_error
             if done.failed_step >= 0:
-                taken = min((first + done.failed_step) * self.batch_size, n)
-                self._diverged(program, good, first + done.failed_step + 1, rates, done.failed_step, squared, taken)
-            bar.update(len(rows))
+                step = taken + done.failed_step  # batches, or single ratings
+                failed = 0 if tiles is not None else done.failed_step
+                taken = seen + done.failed_step * self.batch_size
+                self._diverged(program, good, step + 1, rates, failed, squared, taken)
+            taken += last - first if tiles is None else size
+            seen += size
+            bar.update(size)
             if interrupted.asked and last < steps:
                 return None
         if not program.finite():
@@ -368,6 +397,12 @@ class Trainer:
         if len(losses) > 1:
             row |= {f"train_mse_{head}": float(x) for head, x in zip(self.model.heads, losses, strict=True)}
         return row
+
+    def _lay_out(self, train: Ratings) -> Tiles:
+        """The ratings in tiles, laid out at the first epoch that asks for them."""
+        if self._tiles is None or self._tiles[0] is not train:
+            self._tiles = train, Tiles(train)
+        return self._tiles[1]
 
     def _append(self, row: dict[str, Any]) -> None:
         self.epoch += 1

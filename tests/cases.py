@@ -11,7 +11,7 @@ from minicf.backends import get_backend
 from minicf.models import TABLES, Dot, DotBias, Hybrid, Model, Net
 from minicf.optim import SGD, Adam, Optimizer
 
-BACKENDS = ("numpy",)
+BACKENDS = ("numpy", "numba")
 """Every parity test runs on each of these; one that cannot run here is skipped with its reason."""
 
 TOLERANCE = 1e-9

@@ -14,6 +14,7 @@ import numpy as np
 from minicf import ops
 from minicf.models import ITEM_TABLES, TABLES, USER_TABLES, Hybrid, Model, Weights
 from minicf.optim import Optimizer
+from minicf.tiles import Tiles
 
 NAME = "numpy"
 
@@ -45,12 +46,20 @@ class Program:
         For dropout.
     dtype : "float32" or "float64"
         Of weights, state and arithmetic.
+    n_threads : int, optional
+        At most so many; this one takes what NumPy takes.
     """
 
     xp: Any = np
 
     def __init__(
-        self, model: Model, optimizer: Optimizer, weights: Weights, seed: int = 0, dtype: Any = "float32"
+        self,
+        model: Model,
+        optimizer: Optimizer,
+        weights: Weights,
+        seed: int = 0,
+        dtype: Any = "float32",
+        n_threads: int | None = None,
     ) -> None:
         self.model, self.optimizer, self.seed, self.dtype = model, optimizer, seed, np.dtype(dtype)
         self._w = {name: self.xp.array(value, dtype=self.dtype) for name, value in weights.items()}
@@ -108,6 +117,21 @@ class Program:
                 self.optimizer.step(self._w, grads, self._state, self.t, lr, counts, len(rows))
             total += squared
         return Progress(total, -1)
+
+    def train_tiles(self, tiles: Tiles, rounds: np.ndarray, learning_rates: np.ndarray) -> Progress:
+        """Go through rounds of tiles rating by rating, one learning rate a round.
+
+        Parameters
+        ----------
+        tiles : Tiles
+        rounds : array of int
+            Which rounds, in which order.
+        learning_rates : array of float64
+            One for each of them.
+        """
+        sizes = tiles.start[rounds, -1] - tiles.start[rounds, 0]
+        rates = np.repeat(learning_rates, sizes)
+        return self.train(tiles.user, tiles.item, tiles.rating, tiles.order(rounds), 1, rates)
 
     def _masks(self, batch: int) -> Any:
         """Dropout masks of the next step."""
@@ -199,6 +223,13 @@ class Program:
         return array.get()
 
 
-def compile(model: Model, optimizer: Optimizer, weights: Weights, seed: int = 0, dtype: Any = "float32") -> Program:
+def compile(
+    model: Model,
+    optimizer: Optimizer,
+    weights: Weights,
+    seed: int = 0,
+    dtype: Any = "float32",
+    n_threads: int | None = None,
+) -> Program:
     """The reference program."""
-    return Program(model, optimizer, weights, seed, dtype)
+    return Program(model, optimizer, weights, seed, dtype, n_threads)

@@ -58,9 +58,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import math
+import os
 import platform
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +77,7 @@ from minicf.backends import base
 from minicf.backends.base import Progress
 from minicf.models import Dot, Hybrid, Model, Net, Weights
 from minicf.optim import SGD, Adam, Optimizer
+from minicf.tiles import Tiles
 
 log = logging.getLogger("minicf")
 
@@ -402,8 +406,9 @@ def _adam_replay(W, table, row, scalars, betas, l2, shrink, start, stop):
     """Idle steps start … stop-1 of a row, one by one (U6, U7, U8)."""
     literally(W)
     b1, b2, c1, c2 = betas[0], betas[1], betas[2], betas[3]
+    one = table.dtype.type(1)
     for t in range(start, stop):
-        rate, root, eps, f = scalars[t, 0], scalars[t, 1], scalars[t, 2], 1 - scalars[t, 3] * shrink
+        rate, root, eps, f = scalars[t, 0], scalars[t, 1], scalars[t, 2], one - scalars[t, 3] * shrink
         for j in range(W):
             w = table[row, j]
             g = l2 * w
@@ -418,8 +423,9 @@ def _adam_replay(W, table, row, scalars, betas, l2, shrink, start, stop):
 def _adam_replay_one(table, row, j, W, scalars, betas, l2, shrink, start, stop, w, m, v):
     """The same for column j alone, from given values."""
     b1, b2, c1, c2 = betas[0], betas[1], betas[2], betas[3]
+    one = table.dtype.type(1)
     for t in range(start, stop):
-        rate, root, eps, f = scalars[t, 0], scalars[t, 1], scalars[t, 2], 1 - scalars[t, 3] * shrink
+        rate, root, eps, f = scalars[t, 0], scalars[t, 1], scalars[t, 2], one - scalars[t, 3] * shrink
         g = l2 * w
         m = b1 * m + c1 * g
         v = b2 * v + c2 * g * g
@@ -461,11 +467,11 @@ def _adam_coefficients(sums, fades, eps, which, start, stop):
 
 
 @_jit
-def _adam_move(w, m, v, keep, total, e, c2, c3, c4, c5):
-    """(C3), (C4) for one element; everything of one dtype."""
-    d = 1 / (math.sqrt(v) + e)
+def _adam_move(one, w, m, v, keep, total, e, c2, c3, c4, c5):
+    """(C3), (C4) for one element; `one` is 1 in the dtype of the rest."""
+    d = one / (math.sqrt(v) + e)
     x = e * d
-    return keep * (w - m * total * d * (1 + x * x * (c2 - x * (c3 - x * (c4 - x * c5)))))
+    return keep * (w - m * total * d * (one + x * x * (c2 - x * (c3 - x * (c4 - x * c5)))))
 
 
 @_jit
@@ -510,21 +516,23 @@ def _adam_gather(
         c2, c3, c4, c5 = real(c2), real(c3), real(c4), real(c5)
         for k in range(W):
             m, v = table[row, W + k], table[row, 2 * W + k]
-            w[s, k] = _adam_move(table[row, k], m, v, keep, total, e, c2, c3, c4, c5)
+            w[s, k] = _adam_move(real(1), table[row, k], m, v, keep, total, e, c2, c3, c4, c5)
         if bias != factors:
             keep, total, e, c2, c3, c4, c5 = _adam_coefficients(sums, fades, eps, bias, start, t)
+            keep, total, e = real(keep), real(total), real(e)
+            c2, c3, c4, c5 = real(c2), real(c3), real(c4), real(c5)
             m, v = table[row, W + column], table[row, 2 * W + column]
-            w[s, column] = _adam_move(table[row, column], m, v, keep, total, e, c2, c3, c4, c5)
+            w[s, column] = _adam_move(real(1), table[row, column], m, v, keep, total, e, c2, c3, c4, c5)
 
 
 @_jit
 def _adam_scatter(W, n, rows, table, last, w, g, t, sparse, scalars, betas, decays, powers, factors, bias, column, one):
     """Step t of the batch's rows (U6, U7, U8): the moments fade over the missed steps and this one at once."""
     literally(W)
-    c1, c2 = betas[2], betas[3]
+    c1, c2, unit = betas[2], betas[3], table.dtype.type(1)
     rate, root, eps, lr = scalars[t, 0], scalars[t, 1], scalars[t, 2], scalars[t, 3]
-    l2, f = decays[factors, 0], 1 - lr * decays[factors, 1]
-    l2k, fk = decays[bias, 0], 1 - lr * decays[bias, 1]
+    l2, f = decays[factors, 0], unit - lr * decays[factors, 1]
+    l2k, fk = decays[bias, 0], unit - lr * decays[bias, 1]
     for s in range(n):
         row = rows[s]
         gap = 1 if sparse else t + 1 - last[row]
@@ -567,12 +575,14 @@ def _adam_flush(W, table, last, steps, scalars, betas, decays, powers, sums, fad
         c2, c3, c4, c5 = real(c2), real(c3), real(c4), real(c5)
         for j in range(W):
             mj, vj = table[row, W + j], table[row, 2 * W + j]
-            table[row, j] = _adam_move(table[row, j], mj, vj, keep, total, e, c2, c3, c4, c5)
+            table[row, j] = _adam_move(real(1), table[row, j], mj, vj, keep, total, e, c2, c3, c4, c5)
             table[row, W + j] = b1 * mj
             table[row, 2 * W + j] = b2 * vj
         if bias != factors:
             keep, total, e, c2, c3, c4, c5 = _adam_coefficients(sums, fades, eps, bias, start, steps)
-            table[row, column] = _adam_move(w, m, v, keep, total, e, c2, c3, c4, c5)
+            keep, total, e = real(keep), real(total), real(e)
+            c2, c3, c4, c5 = real(c2), real(c3), real(c4), real(c5)
+            table[row, column] = _adam_move(real(1), w, m, v, keep, total, e, c2, c3, c4, c5)
 
 
 # --- the passes -----------------------------------------------------------------------------------------------------
@@ -600,13 +610,15 @@ def _place(index, order, lo, batch, slot, rows, count, place):
 def _begin(W, n, w, g, count, batch, share_factors, share_bias, column, one):
     """Gradients start at 0, or at the decay of "per_rating" (U2); the other side's bias meets a 1."""
     literally(W)
+    real = w.dtype.type
     for s in range(n):
         if share_factors != 0 or share_bias != 0:
-            share = share_factors * count[s] / batch
+            named = real(count[s]) / batch
+            share = share_factors * named
             for k in range(W):
                 g[s, k] = share * w[s, k]
             if one >= 0:
-                g[s, column] = share_bias * count[s] / batch * w[s, column]
+                g[s, column] = share_bias * named * w[s, column]
         else:
             for k in range(W):
                 g[s, k] = 0
@@ -624,12 +636,12 @@ def _end(n, slot, rows, g, one):
 
 
 @_jit
-def _head_error(s, r, ranged, low, high):
+def _head_error(s, r, ranged, low, high, one):
     """From a score to the error and the slope dy/ds (F4, B4)."""
     if ranged:
-        g = 1 / (1 + math.exp(-s))
-        return low + (high - low) * g - r, (high - low) * g * (1 - g)
-    return s - r, s - s + 1
+        g = one / (one + math.exp(-s))
+        return low + (high - low) * g - r, (high - low) * g * (one - g)
+    return s - r, one
 
 
 @_jit
@@ -644,7 +656,7 @@ def _dot_pass(W, wu, wi, gu, gi, place_u, place_i, rating, order, lo, batch, mea
         s = real(0)
         for k in range(W):
             s += wu[p, k] * wi[q, k]
-        e, slope = _head_error(s + mean, real(rating[order[lo + j]]), ranged, low, high)
+        e, slope = _head_error(s + mean, real(rating[order[lo + j]]), ranged, low, high, real(1))
         total += e * e
         d = scale * e * slope
         for k in range(W):
@@ -732,7 +744,7 @@ def _net_pass(nets, wu, wi, gu, gi, place_u, place_i, K, rating, order, lo, batc
         total = 0.0
         out = (layers[first + count - 1, 4] + layers[first + count - 1, 0]) * batch
         for j in range(batch):  # (F4), (F9), (B9), (B4)
-            e, slope = _head_error(x[out + j] + mean, real(rating[order[lo + j]]), ranged, low, high)
+            e, slope = _head_error(x[out + j] + mean, real(rating[order[lo + j]]), ranged, low, high, one)
             total += e * e
             d_x[out + j] = real(weight * 2.0 / batch * e * slope)
         squared[index] = total
@@ -927,6 +939,58 @@ def _epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
     return train
 
 
+@_jit
+def _train_tile(
+    WHOLE, W, user, item, rating, start, stop, users, items, lr, decay, tail, K, biases, mean, ranged, low, high
+):
+    """Per-rating SGD on ratings start … stop-1: (F2) … (F4), (B4) … (B2), (U2), (U5) with B = 1.
+
+    Columns up to WHOLE are factors. In those behind, `tail` says for both sides by what a weight is multiplied, what
+    of the other row counts, and where a bias gets its 1. Returns the sum of squared errors.
+    """
+    literally(WHOLE)
+    literally(W)
+    real = users.dtype.type
+    keep = real(1) - lr * decay[0]
+    keep_i = real(1) - lr * decay[1]
+    total = 0.0
+    for j in range(start, stop):
+        u, i = user[j], item[j]
+        s = real(0)
+        for k in range(W):
+            s += users[u, k] * items[i, k]
+        if biases:
+            s += users[u, K] + items[i, K + 1]
+        e, slope = _head_error(s + mean, real(rating[j]), ranged, low, high, real(1))
+        total += e * e
+        g = real(2) * lr * e * slope
+        for k in range(WHOLE):
+            p, q = users[u, k], items[i, k]
+            users[u, k] = keep * p - g * q
+            items[i, k] = keep_i * q - g * p
+        for k in range(W - WHOLE):
+            p, q = users[u, WHOLE + k], items[i, WHOLE + k]
+            users[u, WHOLE + k] = tail[0, k] * p - g * (tail[1, k] * q + tail[2, k])
+            items[i, WHOLE + k] = tail[3, k] * q - g * (tail[4, k] * p + tail[5, k])
+    return total
+
+
+@functools.cache
+def _tile_kernel(WHOLE: int, W: int) -> Any:
+    """`_train_tile` for a number of factors."""
+
+    @_jit
+    def train(user, item, rating, start, stop, users, items, lr, decay, tail, K, biases, mean, ranged, low, high):
+        control = _exchange_mxcsr(_FLUSH)
+        total = _train_tile(
+            WHOLE, W, user, item, rating, start, stop, users, items, lr, decay, tail, K, biases, mean, ranged, low, high
+        )
+        _exchange_mxcsr(control)
+        return total
+
+    return train
+
+
 @functools.cache
 def _predict_kernel(W: int) -> Any:
     """Predictions of the dot head for pairs."""
@@ -947,6 +1011,37 @@ def _predict_kernel(W: int) -> Any:
         return K
 
     return predict
+
+
+# --- threads --------------------------------------------------------------------------------------------------------
+
+_WORTH_A_THREAD = 20_000
+"""Ratings in a round below which starting a thread, about 0.1 ms, costs more than it saves."""
+
+
+def threads_by_default() -> int:
+    """As many as there are cores to run on; fewer where the usual variables say so."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        if os.environ.get(name, "").isdigit():
+            cores = min(cores, max(1, int(os.environ[name])))
+    return cores
+
+
+def _share(work: Any, n: int, n_threads: int) -> None:
+    """Call ``work(range)`` for parts of 0 … n-1, the first in this thread, each other in one of its own.
+
+    Compiled code runs without the interpreter's lock, so plain threads suffice. They live as long as the call: there
+    is no pool that spins beside other work, or that a fork would find dead.
+    """
+    n_threads = max(1, min(n_threads, n))
+    bounds = [n * i // n_threads for i in range(n_threads + 1)]
+    others = [threading.Thread(target=work, args=(range(a, b),)) for a, b in itertools.pairwise(bounds[1:])]
+    for thread in others:
+        thread.start()
+    work(range(bounds[0], bounds[1]))
+    for thread in others:
+        thread.join()
 
 
 # --- the program ----------------------------------------------------------------------------------------------------
@@ -996,15 +1091,18 @@ class Program(base.Program):
         weights: Weights,
         seed: int = 0,
         dtype: Any = "float32",
+        n_threads: int | None = None,
     ) -> None:
         parts = _parts(model)
         assert parts is not None
+        self.n_threads = n_threads or threads_by_default()
         self.model, self.optimizer, self.seed, self.dtype = model, optimizer, seed, np.dtype(dtype)
         self.t = 0
         self._dot, self._dot_index, self._dot_weight, self._net_heads = parts
         self._K = model.n_factors
         self._biases = "user_bias" in weights
-        line = 64 // self.dtype.itemsize
+        # Rows start at a cache line; with plain SGD, for tiles, half of one is enough and saves room.
+        line = (64 if len(optimizer.slots()) else 32) // self.dtype.itemsize
         self._W = -(-(self._K + 2 * self._biases) // line) * line
         self._slot_names = optimizer.slots()
         self._SLOTS = 1 + len(self._slot_names)
@@ -1280,6 +1378,57 @@ class Program(base.Program):
         self.t += steps if failed < 0 else failed
         return Progress(total, failed)
 
+    def train_tiles(self, tiles: Tiles, rounds: np.ndarray, learning_rates: np.ndarray) -> Progress:
+        opt = self.optimizer
+        alone = isinstance(opt, SGD) and not opt.momentum and isinstance(self.model, Dot)
+        # With one rating a step, "l2" on the rows named is "per_rating"; "decoupled" is not quite.
+        names = ("user_factors", "item_factors", "user_bias", "item_bias")
+        lambdas = np.array([opt.decay_of(name) for name in names])
+        named_only = opt.decay == "per_rating" or (opt.decay == "l2" and opt.sparse)
+        if not alone or (lambdas.any() and not named_only):
+            return super().train_tiles(tiles, rounds, learning_rates)
+        total, seen = 0.0, 0
+        for r, lr in zip(rounds, learning_rates, strict=True):
+            squared = self._train_round(tiles, tiles.start[r], float(lr), lambdas)
+            bad = np.flatnonzero(~np.isfinite(squared))
+            if len(bad):
+                step = seen + int(tiles.start[r, bad[0]] - tiles.start[r, 0])
+                return Progress(np.array([total]), step)
+            total += float(squared.sum())
+            seen += int(tiles.start[r, -1] - tiles.start[r, 0])
+            self.t += int(tiles.start[r, -1] - tiles.start[r, 0])
+        return Progress(np.array([total]), -1)
+
+    def _train_round(self, tiles: Tiles, start: np.ndarray, lr: float, lambdas: np.ndarray) -> np.ndarray:
+        """The tiles of a round, shared among threads; the sum of squared errors of each."""
+        real, heads, W, K = self.dtype.type, self._heads, self._W, self._K
+        whole = K // 8 * 8
+        tail = np.zeros((6, W - whole), self.dtype)
+        decays = lambdas[[0, 1]].astype(self.dtype)
+        for side in range(2):
+            keep, other, one = tail[3 * side : 3 * side + 3]
+            keep[: K - whole] = real(1) - real(lr) * decays[side]
+            other[: K - whole] = 1
+            if self._biases:
+                keep[K - whole + side] = real(1) - real(lr) * real(lambdas[2 + side])
+                one[K - whole + side] = 1
+        arguments = (heads.mean, heads.ranged, heads.low, heads.high)
+        squared = np.zeros(tiles.n_blocks)
+        user, item = _read_only(tiles.user, np.int32), _read_only(tiles.item, np.int32)
+        rating = _read_only(tiles.rating, np.float32)
+
+        kernel = _tile_kernel(whole, W)
+
+        def work(blocks: range) -> None:
+            for b in blocks:
+                squared[b] = kernel(
+                    user, item, rating, start[b], start[b + 1], *self._tables,
+                    real(lr), decays, tail, K, self._biases, *arguments,
+                )  # fmt: skip
+
+        _share(work, tiles.n_blocks, self.n_threads if start[-1] - start[0] >= _WORTH_A_THREAD else 1)
+        return squared
+
     def predict(self, user: np.ndarray, item: np.ndarray, head: str | None = None) -> np.ndarray:
         index = self.model.heads.index(head if head is not None else getattr(self.model, "output", ""))
         if index != self._dot_index:
@@ -1327,12 +1476,17 @@ _told: set[str] = set()
 
 
 def compile(
-    model: Model, optimizer: Optimizer, weights: Weights, seed: int = 0, dtype: Any = "float32"
+    model: Model,
+    optimizer: Optimizer,
+    weights: Weights,
+    seed: int = 0,
+    dtype: Any = "float32",
+    n_threads: int | None = None,
 ) -> base.Program:
     """A compiled program; the reference, with a word in the log, where there is no kernel for the model."""
     if _parts(model) is None:
         if repr(model) not in _told:
             _told.add(repr(model))
             log.info("no compiled kernel for %s: it runs composed of NumPy operations", model)
-        return base.Program(model, optimizer, weights, seed, dtype)
-    return Program(model, optimizer, weights, seed, dtype)
+        return base.Program(model, optimizer, weights, seed, dtype, n_threads)
+    return Program(model, optimizer, weights, seed, dtype, n_threads)
