@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -164,3 +164,31 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def section(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The arrays whose names start with ``prefix.``, without it."""
     return {name[len(prefix) + 1 :]: value for name, value in arrays.items() if name.startswith(f"{prefix}.")}
+
+
+def pack_texts(texts: Iterable[str | None]) -> dict[str, np.ndarray]:
+    """Texts as two arrays: ``bytes`` (UTF-8, one after another) and ``ends`` (int64, where each ends; -1 for None)."""
+    encoded = [None if text is None else text.encode("utf-8", "surrogatepass") for text in texts]
+    ends, at = np.full(len(encoded), -1, np.int64), 0
+    for i, data in enumerate(encoded):
+        if data is not None:
+            at += len(data)
+            ends[i] = at
+    return {"bytes": np.frombuffer(b"".join(filter(None, encoded)), np.uint8), "ends": ends}
+
+
+def unpack_texts(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The texts that `pack_texts` packed, an array of objects; ValueError where the arrays are none of its."""
+    data, ends = arrays["bytes"], arrays["ends"]
+    if data.dtype != np.uint8 or ends.dtype != np.int64 or data.ndim != 1 or ends.ndim != 1:
+        raise ValueError("texts are not stored as bytes and ends")
+    stored, texts, at = data.tobytes(), np.full(len(ends), None, object), 0
+    for i, end in enumerate(ends.tolist()):
+        if end != -1:
+            if not at <= end <= len(stored):
+                raise ValueError(f"text {i} ends at {end}, after {at} of {len(stored)} bytes")
+            texts[i] = stored[at:end].decode("utf-8", "surrogatepass")
+            at = end
+    if at != len(stored):
+        raise ValueError(f"{len(stored) - at} bytes are left after the last text")
+    return texts

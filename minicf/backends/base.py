@@ -195,13 +195,11 @@ class Program:
 
     def load(self, weights: Weights, state: Weights) -> None:
         """Take over weights and state as `weights` and `state` gave them."""
-        pairs = [(w, name, weights[name]) for name, w in self._w.items()]
-        pairs += [(s, name, state[name]) for name, s in self._state.items()]
-        for own, name, given in pairs:  # first all of them: an assignment would broadcast a wrong shape
-            if own.shape != np.shape(given):
-                raise ValueError(f"{name!r} has shape {np.shape(given)}; {own.shape} is needed")
+        arrays = [(name, w, weights[name]) for name, w in self._w.items()]
+        arrays += [(name, s, state[name]) for name, s in self._state.items()]
+        _check_shapes(arrays)
         self.t = int(state["step"])
-        for own, _, given in pairs:
+        for _, own, given in arrays:
             own[...] = self.xp.asarray(given, dtype=self.dtype)
 
     def snapshot(self) -> Any:
@@ -221,6 +219,13 @@ class Program:
         if ops.namespace(array) is np:
             return array.copy() if copy else array
         return array.get()
+
+
+def _check_shapes(arrays: list[tuple[str, Any, Any]]) -> None:
+    """Of (name, own, given), before any is assigned: an assignment would broadcast a wrong shape."""
+    for name, own, given in arrays:
+        if own.shape != np.shape(given):
+            raise ValueError(f"{name!r} has shape {np.shape(given)}; {own.shape} is needed")
 
 
 def compile(

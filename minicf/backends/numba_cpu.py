@@ -61,16 +61,19 @@ import functools
 import itertools
 import logging
 import math
+import operator
 import os
 import platform
 import threading
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import binding as llvm
 from llvmlite import ir
-from numba import literally, njit, types
+from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core.datamodel.models import PrimitiveModel
+from numba.extending import intrinsic, overload, register_model
 
 from minicf import rng
 from minicf.backends import base
@@ -87,6 +90,9 @@ _FAST = {"reassoc", "contract", "nsz", "arcp"}
 """Never plain fastmath: it lets the compiler assume that no NaN exists, and divergence would go unseen."""
 
 _jit = njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+_inline = njit(nogil=True, fastmath=_FAST, error_model="numpy", forceinline=True)
+"""Parts of the kernels become part of them, where sizes are constants. It also keeps results the same to the last bit
+whether a process compiles a kernel or takes it from the cache: linked parts would be compiled anew beside it."""
 
 _TOLERANCE = 3e-8
 """Largest relative truncation error of (C4): half a unit in the last place of float32."""
@@ -204,6 +210,159 @@ _FLUSH = np.uint32(0x1F80 | 0x8040)
 nothing, and its second moment sooner; arithmetic on denormals is a hundredfold slower."""
 
 
+# --- vectors --------------------------------------------------------------------------------------------------------
+#
+# A value of 64 bytes: 16 numbers of float32 or 8 of float64, one register where the processor has AVX-512, two or four
+# elsewhere. Left to itself the compiler unrolls short rows into single numbers, and guards long ones against overlaps
+# that cannot be.
+
+
+class _Vector(types.Type):
+    def __init__(self, element: Any) -> None:
+        self.element, self.lanes = element, 512 // element.bitwidth
+        super().__init__(f"minicf.vector({element})")
+
+
+@register_model(_Vector)
+class _VectorModel(PrimitiveModel):
+    def __init__(self, manager: Any, kind: _Vector) -> None:
+        element = manager.lookup(kind.element).get_value_type()
+        super().__init__(manager, kind, ir.VectorType(element, kind.lanes))
+
+
+_FLAGS = ("reassoc", "contract", "nsz", "arcp")
+_AVX512 = platform.machine() in ("x86_64", "AMD64") and bool(llvm.get_host_cpu_features().get("avx512f"))
+
+
+def _address(context: Any, builder: Any, kind: Any, arguments: Any) -> Any:
+    """Of (array, row, column), as a pointer to a vector."""
+    array = context.make_array(kind)(context, builder, arguments[0])
+    stride = builder.extract_value(array.strides, 0)
+    wide = stride.type
+    row, column = (builder.sext(x, wide) if x.type.width < wide.width else x for x in arguments[1:3])
+    size = kind.dtype.bitwidth // 8
+    offset = builder.add(builder.mul(row, stride), builder.mul(column, wide(size)))
+    byte = builder.gep(builder.bitcast(array.data, ir.IntType(8).as_pointer()), [offset])
+    return builder.bitcast(byte, context.get_value_type(_Vector(kind.dtype)).as_pointer())
+
+
+@intrinsic
+def _load(context, array, row, column):  # type: ignore[no-untyped-def]
+    """The vector at (row, column) of a table."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.load(_address(context, builder, signature.args[0], arguments), align=4)
+
+    return _Vector(array.dtype)(array, types.intp, types.intp), generate
+
+
+@intrinsic
+def _store(context, array, row, column, vector):  # type: ignore[no-untyped-def]
+    """Put a vector at (row, column) of a table."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        builder.store(arguments[3], _address(context, builder, signature.args[0], arguments), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, vector), generate
+
+
+def _splat(builder: Any, value: Any, kind: ir.VectorType) -> Any:
+    if isinstance(value.type, ir.VectorType):
+        return value
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), lanes)
+
+
+def _binary(name: str) -> Any:
+    """An operation on two vectors, or a vector and a number of its element type."""
+
+    @intrinsic
+    def operation(context, a, b):  # type: ignore[no-untyped-def]
+        vector = a if isinstance(a, _Vector) else b
+        kinds = [x if isinstance(x, _Vector) else vector.element for x in (a, b)]
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            kind = context.get_value_type(signature.return_type)
+            x, y = (_splat(builder, value, kind) for value in arguments)
+            return getattr(builder, name)(x, y, flags=_FLAGS)
+
+        return vector(*kinds), generate
+
+    return operation
+
+
+def _write_as(sign: Any, operation: Any) -> None:
+    """Let ``a sign b`` mean an operation on vectors."""
+
+    @overload(sign, inline="always")
+    def implement(a, b):  # type: ignore[no-untyped-def]
+        if isinstance(a, _Vector) or isinstance(b, _Vector):
+            return lambda a, b: operation(a, b)
+        return None
+
+
+_write_as(operator.add, _binary("fadd"))
+_write_as(operator.sub, _binary("fsub"))
+_write_as(operator.mul, _binary("fmul"))
+
+
+@intrinsic
+def _zero(context, array):  # type: ignore[no-untyped-def]
+    """A vector of zeros, of the array's dtype."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return ir.Constant(context.get_value_type(signature.return_type), None)
+
+    return _Vector(array.dtype)(array), generate
+
+
+@intrinsic
+def _sum(context, vector):  # type: ignore[no-untyped-def]
+    """The sum of a vector's numbers."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        element, whole = (context.get_value_type(kind) for kind in (vector.element, vector))
+        name = f"llvm.vector.reduce.fadd.v{vector.lanes}f{vector.element.bitwidth}"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(element, [element, whole]), name)
+        return builder.call(function, [element(0.0), arguments[0]], fastmath=_FLAGS)
+
+    return vector.element(vector), generate
+
+
+@intrinsic
+def _inverse_root(context, vector, root, eps):  # type: ignore[no-untyped-def]
+    """1 / (sqrt(v) root + eps), as Adam divides (U8).
+
+    Root and division share one slow unit of the processor. With AVX-512 and float32 the division is left to the
+    estimate of 1/x, good to 14 bits, and a step of Newton's method, which doubles them: as exact as float32 is.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        kind = context.get_value_type(vector)
+        v, (root, eps) = arguments[0], (_splat(builder, x, kind) for x in arguments[1:])
+        bits = vector.element.bitwidth
+
+        def call(name: str, *values: Any) -> Any:
+            signature = ir.FunctionType(kind, [x.type for x in values])
+            return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), values)
+
+        def times(a: Any, b: Any) -> Any:
+            return builder.fmul(a, b, flags=_FLAGS)
+
+        s = call(f"llvm.sqrt.v{vector.lanes}f{bits}", v)
+        d = builder.fadd(times(s, root), eps, flags=_FLAGS)
+        if not (_AVX512 and bits == 32):
+            return builder.fdiv(ir.Constant(kind, [1.0] * vector.lanes), d, flags=_FLAGS)
+        zero, all_lanes = ir.Constant(kind, None), ir.IntType(16)(0xFFFF)
+        x = call("llvm.x86.avx512.rcp14.ps.512", d, zero, all_lanes)
+        two = ir.Constant(kind, [2.0] * vector.lanes)
+        return times(x, builder.fsub(two, times(d, x), flags=_FLAGS))
+
+    return vector(vector, vector.element, vector.element), generate
+
+
 # --- SGD ------------------------------------------------------------------------------------------------------------
 
 
@@ -251,7 +410,7 @@ def _range_table(matrices, out):
                 out[level, i, 0], out[level, i, 1], out[level, i, 2], out[level, i, 3] = a, b, c, d
 
 
-@_jit
+@_inline
 def _product(table, constant, logs, which, start, stop):
     """M of the steps start … stop-1, the last one leftmost."""
     if constant:
@@ -272,21 +431,19 @@ def _product(table, constant, logs, which, start, stop):
     )
 
 
-@_jit
+@_inline
 def _linear_gather(W, SLOTS, n, rows, table, last, w, t, sparse, products, constant, logs, factors, bias, column):
     """The batch's rows as they stand before step t, into the buffers (C1)."""
-    literally(W)
-    literally(SLOTS)
+    lanes = 64 // table.itemsize
     for s in range(n):
         row = rows[s]
         start = t if sparse else last[row]
         a, b, _, _ = _product(products, constant, logs, factors, start, t)
-        if SLOTS == 2:
-            for k in range(W):
-                w[s, k] = a * table[row, k] + b * table[row, W + k]
-        else:
-            for k in range(W):
-                w[s, k] = a * table[row, k]
+        for k in range(0, W, lanes):
+            if SLOTS == 2:
+                _store(w, s, k, a * _load(table, row, k) + b * _load(table, row, W + k))
+            else:
+                _store(w, s, k, a * _load(table, row, k))
         if bias != factors:
             a, b, _, _ = _product(products, constant, logs, bias, start, t)
             w[s, column] = a * table[row, column]
@@ -294,13 +451,12 @@ def _linear_gather(W, SLOTS, n, rows, table, last, w, t, sparse, products, const
                 w[s, column] += b * table[row, W + column]
 
 
-@_jit
+@_inline
 def _linear_scatter(
     W, SLOTS, n, rows, table, last, g, t, sparse, products, constant, logs, factors, bias, column, inject
 ):
     """Step t of the batch's rows: the idle step's result, and the gradient's addition (U4, U5)."""
-    literally(W)
-    literally(SLOTS)
+    lanes = 64 // table.itemsize
     lr = inject[t]
     for s in range(n):
         row = rows[s]
@@ -308,14 +464,14 @@ def _linear_scatter(
         old_w = table[row, column]
         old_v = table[row, W + column] if SLOTS == 2 else old_w
         a, b, c, d = _product(products, constant, logs, factors, start, t + 1)
-        if SLOTS == 2:
-            for j in range(W):
-                wj, vj, gj = table[row, j], table[row, W + j], g[s, j]
-                table[row, j] = a * wj + b * vj - lr * gj
-                table[row, W + j] = c * wj + d * vj + gj
-        else:
-            for j in range(W):
-                table[row, j] = a * table[row, j] - lr * g[s, j]
+        for k in range(0, W, lanes):
+            wk, gk = _load(table, row, k), _load(g, s, k)
+            if SLOTS == 2:
+                vk = _load(table, row, W + k)
+                _store(table, row, k, a * wk + b * vk - lr * gk)
+                _store(table, row, W + k, c * wk + d * vk + gk)
+            else:
+                _store(table, row, k, a * wk - lr * gk)
         if bias != factors:
             a, b, c, d = _product(products, constant, logs, bias, start, t + 1)
             if SLOTS == 2:
@@ -326,11 +482,10 @@ def _linear_scatter(
         last[row] = t + 1
 
 
-@_jit
+@_inline
 def _linear_flush(W, SLOTS, table, last, steps, products, constant, logs, factors, bias, column):
     """Bring every row to the end of the call, where counting starts again."""
-    literally(W)
-    literally(SLOTS)
+    lanes = 64 // table.itemsize
     for row in range(table.shape[0]):
         start = last[row]
         last[row] = 0
@@ -339,14 +494,14 @@ def _linear_flush(W, SLOTS, table, last, steps, products, constant, logs, factor
         old_w = table[row, column]
         old_v = table[row, W + column] if SLOTS == 2 else old_w
         a, b, c, d = _product(products, constant, logs, factors, start, steps)
-        if SLOTS == 2:
-            for j in range(W):
-                wj, vj = table[row, j], table[row, W + j]
-                table[row, j] = a * wj + b * vj
-                table[row, W + j] = c * wj + d * vj
-        else:
-            for j in range(W):
-                table[row, j] = a * table[row, j]
+        for k in range(0, W, lanes):
+            wk = _load(table, row, k)
+            if SLOTS == 2:
+                vk = _load(table, row, W + k)
+                _store(table, row, k, a * wk + b * vk)
+                _store(table, row, W + k, c * wk + d * vk)
+            else:
+                _store(table, row, k, a * wk)
         if bias != factors:
             a, b, c, d = _product(products, constant, logs, bias, start, steps)
             table[row, column] = a * old_w
@@ -401,25 +556,49 @@ def _moment_tables(lr, first_step, beta1, beta2, shrink, sums, good, tolerance):
             good[s] = True  # learning rates of 0: nothing moves
 
 
-@_jit
+@_inline
+def _replay_step(w, m, v, b1, b2, c1, c2, l2, f, rate, root, eps):
+    """One idle step of a vector (U6, U7, U8)."""
+    g = l2 * w
+    m = b1 * m + c1 * g
+    v = b2 * v + c2 * g * g
+    return f * w - rate * m * _inverse_root(v, root, eps), m, v
+
+
+@_inline
 def _adam_replay(W, table, row, scalars, betas, l2, shrink, start, stop):
-    """Idle steps start … stop-1 of a row, one by one (U6, U7, U8)."""
-    literally(W)
+    """Idle steps start … stop-1 of a row, one by one, in registers; four vectors at once, so that none waits."""
+    lanes = 64 // table.itemsize
     b1, b2, c1, c2 = betas[0], betas[1], betas[2], betas[3]
     one = table.dtype.type(1)
-    for t in range(start, stop):
-        rate, root, eps, f = scalars[t, 0], scalars[t, 1], scalars[t, 2], one - scalars[t, 3] * shrink
-        for j in range(W):
-            w = table[row, j]
-            g = l2 * w
-            m = b1 * table[row, W + j] + c1 * g
-            v = b2 * table[row, 2 * W + j] + c2 * g * g
-            table[row, j] = f * w - rate * m / (math.sqrt(v) * root + eps)
-            table[row, W + j] = m
-            table[row, 2 * W + j] = v
+    whole = W // (4 * lanes) * 4 * lanes
+    for k in range(0, whole, 4 * lanes):
+        k1, k2, k3 = k + lanes, k + 2 * lanes, k + 3 * lanes
+        w0, m0, v0 = _load(table, row, k), _load(table, row, W + k), _load(table, row, 2 * W + k)
+        w1, m1, v1 = _load(table, row, k1), _load(table, row, W + k1), _load(table, row, 2 * W + k1)
+        w2, m2, v2 = _load(table, row, k2), _load(table, row, W + k2), _load(table, row, 2 * W + k2)
+        w3, m3, v3 = _load(table, row, k3), _load(table, row, W + k3), _load(table, row, 2 * W + k3)
+        for t in range(start, stop):
+            rate, root, eps, f = scalars[t, 0], scalars[t, 1], scalars[t, 2], one - scalars[t, 3] * shrink
+            w0, m0, v0 = _replay_step(w0, m0, v0, b1, b2, c1, c2, l2, f, rate, root, eps)
+            w1, m1, v1 = _replay_step(w1, m1, v1, b1, b2, c1, c2, l2, f, rate, root, eps)
+            w2, m2, v2 = _replay_step(w2, m2, v2, b1, b2, c1, c2, l2, f, rate, root, eps)
+            w3, m3, v3 = _replay_step(w3, m3, v3, b1, b2, c1, c2, l2, f, rate, root, eps)
+        for j, w, m, v in ((k, w0, m0, v0), (k1, w1, m1, v1), (k2, w2, m2, v2), (k3, w3, m3, v3)):
+            _store(table, row, j, w)
+            _store(table, row, W + j, m)
+            _store(table, row, 2 * W + j, v)
+    for k in range(whole, W, lanes):
+        w, m, v = _load(table, row, k), _load(table, row, W + k), _load(table, row, 2 * W + k)
+        for t in range(start, stop):
+            rate, root, eps, f = scalars[t, 0], scalars[t, 1], scalars[t, 2], one - scalars[t, 3] * shrink
+            w, m, v = _replay_step(w, m, v, b1, b2, c1, c2, l2, f, rate, root, eps)
+        _store(table, row, k, w)
+        _store(table, row, W + k, m)
+        _store(table, row, 2 * W + k, v)
 
 
-@_jit
+@_inline
 def _adam_replay_one(table, row, j, W, scalars, betas, l2, shrink, start, stop, w, m, v):
     """The same for column j alone, from given values."""
     b1, b2, c1, c2 = betas[0], betas[1], betas[2], betas[3]
@@ -433,7 +612,7 @@ def _adam_replay_one(table, row, j, W, scalars, betas, l2, shrink, start, stop, 
     table[row, j], table[row, W + j], table[row, 2 * W + j] = w, m, v
 
 
-@_jit
+@_inline
 def _adam_coefficients(sums, fades, eps, which, start, stop):
     """What (C3) and (C4) need of the steps start … stop-1: F, sum A, eps E, C_2 … C_5."""
     n = stop - start
@@ -466,7 +645,15 @@ def _adam_coefficients(sums, fades, eps, which, start, stop):
     return keep, m0, eps * e, c2, c3, c4, c5
 
 
-@_jit
+@_inline
+def _adam_move_row(one, w, m, v, keep, total, e, c2, c3, c4, c5):
+    """(C3), (C4) for a vector; `one` is 1 in the dtype of the rest."""
+    d = _inverse_root(v, one, e)
+    x = e * d
+    return keep * (w - total * m * d * (one + x * x * (c2 - x * (c3 - x * (c4 - x * c5)))))
+
+
+@_inline
 def _adam_move(one, w, m, v, keep, total, e, c2, c3, c4, c5):
     """(C3), (C4) for one element; `one` is 1 in the dtype of the rest."""
     d = one / (math.sqrt(v) + e)
@@ -474,10 +661,9 @@ def _adam_move(one, w, m, v, keep, total, e, c2, c3, c4, c5):
     return keep * (w - m * total * d * (one + x * x * (c2 - x * (c3 - x * (c4 - x * c5)))))
 
 
-@_jit
+@_inline
 def _adam_caught_up(W, table, last, row, scalars, betas, decays, good, factors, bias, column, stop):
     """Replay what cannot be summed; return the step up to which the row then stands."""
-    literally(W)
     start = last[row]
     if start == stop or (good[factors, start] and good[bias, start]):
         return start
@@ -493,12 +679,12 @@ def _adam_caught_up(W, table, last, row, scalars, betas, decays, good, factors, 
     return until
 
 
-@_jit
+@_inline
 def _adam_gather(
     W, n, rows, table, last, w, t, sparse, scalars, betas, decays, sums, fades, good, eps, factors, bias, column
 ):
     """The batch's rows as they stand before step t, into the buffers. Moments stay behind, see `_adam_scatter`."""
-    literally(W)
+    lanes = 64 // table.itemsize
     real = table.dtype.type
     for s in range(n):
         row = rows[s]
@@ -508,27 +694,28 @@ def _adam_gather(
             else _adam_caught_up(W, table, last, row, scalars, betas, decays, good, factors, bias, column, t)
         )
         if start == t:
-            for k in range(W):
-                w[s, k] = table[row, k]
+            for k in range(0, W, lanes):
+                _store(w, s, k, _load(table, row, k))
             continue
         keep, total, e, c2, c3, c4, c5 = _adam_coefficients(sums, fades, eps, factors, start, t)
         keep, total, e = real(keep), real(total), real(e)
         c2, c3, c4, c5 = real(c2), real(c3), real(c4), real(c5)
-        for k in range(W):
-            m, v = table[row, W + k], table[row, 2 * W + k]
-            w[s, k] = _adam_move(real(1), table[row, k], m, v, keep, total, e, c2, c3, c4, c5)
+        for k in range(0, W, lanes):
+            m, v = _load(table, row, W + k), _load(table, row, 2 * W + k)
+            moved = _adam_move_row(real(1), _load(table, row, k), m, v, keep, total, e, c2, c3, c4, c5)
+            _store(w, s, k, moved)
         if bias != factors:
             keep, total, e, c2, c3, c4, c5 = _adam_coefficients(sums, fades, eps, bias, start, t)
             keep, total, e = real(keep), real(total), real(e)
             c2, c3, c4, c5 = real(c2), real(c3), real(c4), real(c5)
-            m, v = table[row, W + column], table[row, 2 * W + column]
-            w[s, column] = _adam_move(real(1), table[row, column], m, v, keep, total, e, c2, c3, c4, c5)
+            old_m, old_v = table[row, W + column], table[row, 2 * W + column]
+            w[s, column] = _adam_move(real(1), table[row, column], old_m, old_v, keep, total, e, c2, c3, c4, c5)
 
 
-@_jit
+@_inline
 def _adam_scatter(W, n, rows, table, last, w, g, t, sparse, scalars, betas, decays, powers, factors, bias, column, one):
     """Step t of the batch's rows (U6, U7, U8): the moments fade over the missed steps and this one at once."""
-    literally(W)
+    lanes = 64 // table.itemsize
     c1, c2, unit = betas[2], betas[3], table.dtype.type(1)
     rate, root, eps, lr = scalars[t, 0], scalars[t, 1], scalars[t, 2], scalars[t, 3]
     l2, f = decays[factors, 0], unit - lr * decays[factors, 1]
@@ -538,32 +725,35 @@ def _adam_scatter(W, n, rows, table, last, w, g, t, sparse, scalars, betas, deca
         gap = 1 if sparse else t + 1 - last[row]
         b1, b2 = powers[gap, 0], powers[gap, 1]
         old_m, old_v = table[row, W + column], table[row, 2 * W + column]
-        for j in range(W):
-            gj = g[s, j] + l2 * w[s, j]
-            m = b1 * table[row, W + j] + c1 * gj
-            v = b2 * table[row, 2 * W + j] + c2 * gj * gj
-            table[row, j] = f * w[s, j] - rate * m / (math.sqrt(v) * root + eps)
-            table[row, W + j] = m
-            table[row, 2 * W + j] = v
+        for k in range(0, W, lanes):
+            wk = _load(w, s, k)
+            gk = _load(g, s, k) + l2 * wk
+            m = b1 * _load(table, row, W + k) + c1 * gk
+            v = b2 * _load(table, row, 2 * W + k) + c2 * gk * gk
+            _store(table, row, k, f * wk - rate * m * _inverse_root(v, root, eps))
+            _store(table, row, W + k, m)
+            _store(table, row, 2 * W + k, v)
         if bias != factors:
-            gk = g[s, column] + l2k * w[s, column]
-            m = b1 * old_m + c1 * gk
-            v = b2 * old_v + c2 * gk * gk
-            table[row, column] = fk * w[s, column] - rate * m / (math.sqrt(v) * root + eps)
-            table[row, W + column] = m
-            table[row, 2 * W + column] = v
+            d_bias = g[s, column] + l2k * w[s, column]
+            new_m = b1 * old_m + c1 * d_bias
+            new_v = b2 * old_v + c2 * d_bias * d_bias
+            table[row, column] = fk * w[s, column] - rate * new_m / (math.sqrt(new_v) * root + eps)
+            table[row, W + column] = new_m
+            table[row, 2 * W + column] = new_v
         if one >= 0:
             for slot in range(3):
                 table[row, slot * W + one] = 0
         last[row] = t + 1
 
 
-@_jit
-def _adam_flush(W, table, last, steps, scalars, betas, decays, powers, sums, fades, good, eps, factors, bias, column):
-    """Bring every row to the end of the call, where counting starts again."""
-    literally(W)
+@_inline
+def _adam_flush(
+    W, table, last, first, beyond, steps, scalars, betas, decays, powers, sums, fades, good, eps, factors, bias, column
+):
+    """Bring rows first … beyond-1 to the end of the call, where counting starts again."""
+    lanes = 64 // table.itemsize
     real = table.dtype.type
-    for row in range(table.shape[0]):
+    for row in range(first, beyond):
         start = _adam_caught_up(W, table, last, row, scalars, betas, decays, good, factors, bias, column, steps)
         last[row] = 0
         if start == steps:
@@ -573,11 +763,12 @@ def _adam_flush(W, table, last, steps, scalars, betas, decays, powers, sums, fad
         keep, total, e, c2, c3, c4, c5 = _adam_coefficients(sums, fades, eps, factors, start, steps)
         keep, total, e = real(keep), real(total), real(e)
         c2, c3, c4, c5 = real(c2), real(c3), real(c4), real(c5)
-        for j in range(W):
-            mj, vj = table[row, W + j], table[row, 2 * W + j]
-            table[row, j] = _adam_move(real(1), table[row, j], mj, vj, keep, total, e, c2, c3, c4, c5)
-            table[row, W + j] = b1 * mj
-            table[row, 2 * W + j] = b2 * vj
+        for k in range(0, W, lanes):
+            mk, vk = _load(table, row, W + k), _load(table, row, 2 * W + k)
+            moved = _adam_move_row(real(1), _load(table, row, k), mk, vk, keep, total, e, c2, c3, c4, c5)
+            _store(table, row, k, moved)
+            _store(table, row, W + k, b1 * mk)
+            _store(table, row, 2 * W + k, b2 * vk)
         if bias != factors:
             keep, total, e, c2, c3, c4, c5 = _adam_coefficients(sums, fades, eps, bias, start, steps)
             keep, total, e = real(keep), real(total), real(e)
@@ -588,7 +779,7 @@ def _adam_flush(W, table, last, steps, scalars, betas, decays, powers, sums, fad
 # --- the passes -----------------------------------------------------------------------------------------------------
 
 
-@_jit
+@_inline
 def _place(index, order, lo, batch, slot, rows, count, place):
     """Give each row that the batch names a place in the buffers; return how many there are."""
     n = 0
@@ -606,27 +797,27 @@ def _place(index, order, lo, batch, slot, rows, count, place):
     return n
 
 
-@_jit
+@_inline
 def _begin(W, n, w, g, count, batch, share_factors, share_bias, column, one):
     """Gradients start at 0, or at the decay of "per_rating" (U2); the other side's bias meets a 1."""
-    literally(W)
+    lanes = 64 // w.itemsize
     real = w.dtype.type
     for s in range(n):
         if share_factors != 0 or share_bias != 0:
             named = real(count[s]) / batch
             share = share_factors * named
-            for k in range(W):
-                g[s, k] = share * w[s, k]
+            for k in range(0, W, lanes):
+                _store(g, s, k, share * _load(w, s, k))
             if one >= 0:
                 g[s, column] = share_bias * named * w[s, column]
         else:
-            for k in range(W):
-                g[s, k] = 0
+            for k in range(0, W, lanes):
+                _store(g, s, k, _zero(g))
         if one >= 0:
             w[s, one] = 1
 
 
-@_jit
+@_inline
 def _end(n, slot, rows, g, one):
     """Places are free again; the gradient of the constant 1 is nobody's."""
     for s in range(n):
@@ -635,7 +826,7 @@ def _end(n, slot, rows, g, one):
             g[s, one] = 0
 
 
-@_jit
+@_inline
 def _head_error(s, r, ranged, low, high, one):
     """From a score to the error and the slope dy/ds (F4, B4)."""
     if ranged:
@@ -644,36 +835,35 @@ def _head_error(s, r, ranged, low, high, one):
     return s - r, one
 
 
-@_jit
+@_inline
 def _dot_pass(W, wu, wi, gu, gi, place_u, place_i, rating, order, lo, batch, mean, ranged, low, high, weight):
     """(F2) … (F9) and (B9) … (B2) of the dot head, rating by rating; the sum of squared errors."""
-    literally(W)
+    lanes = 64 // wu.itemsize
     real = wu.dtype.type
     total = 0.0
     scale = real(weight * 2.0 / batch)
     for j in range(batch):
         p, q = place_u[j], place_i[j]
-        s = real(0)
-        for k in range(W):
-            s += wu[p, k] * wi[q, k]
-        e, slope = _head_error(s + mean, real(rating[order[lo + j]]), ranged, low, high, real(1))
+        score = _zero(wu)
+        for k in range(0, W, lanes):
+            score = score + _load(wu, p, k) * _load(wi, q, k)
+        e, slope = _head_error(_sum(score) + mean, real(rating[order[lo + j]]), ranged, low, high, real(1))
         total += e * e
         d = scale * e * slope
-        for k in range(W):
-            gu[p, k] += d * wi[q, k]
-        for k in range(W):
-            gi[q, k] += d * wu[p, k]
+        for k in range(0, W, lanes):
+            _store(gu, p, k, _load(gu, p, k) + d * _load(wi, q, k))
+            _store(gi, q, k, _load(gi, q, k) + d * _load(wu, p, k))
     return total
 
 
-@_jit
+@_inline
 def _mix(z):
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
-@_jit
+@_inline
 def _stream_key(seed, purpose, stream, step):
     """`minicf.rng.key`."""
     golden = np.uint64(0x9E3779B97F4A7C15)
@@ -683,7 +873,7 @@ def _stream_key(seed, purpose, stream, step):
     return _mix(k + step * golden + golden)
 
 
-@_jit
+@_inline
 def _dropout(x, seed, stream, step, threshold, scale):
     """`minicf.rng.dropout_mask`, multiplied into x (n,)."""
     golden = np.uint64(0x9E3779B97F4A7C15)
@@ -694,13 +884,13 @@ def _dropout(x, seed, stream, step, threshold, scale):
         x[i] *= scale if (_mix(z) >> np.uint64(40)) >= threshold else zero
 
 
-@_jit
+@_inline
 def _matrix(flat, at, rows, columns):
     """A part of a flat array as a matrix."""
     return flat[at : at + rows * columns].reshape((rows, columns))
 
 
-@_jit
+@_inline
 def _net_pass(nets, wu, wi, gu, gi, place_u, place_i, K, rating, order, lo, batch, squared, seed, step):
     """All net heads of a batch, there and back: (F5) … (F9), (B9) … (B5)."""
     x, factor, d_x, w, d_w = nets.x, nets.factor, nets.d_x, nets.w, nets.d_w
@@ -772,7 +962,7 @@ def _net_pass(nets, wu, wi, gu, gi, place_u, place_i, K, rating, order, lo, batc
                 gi[q, k] += d_in[j, K + k]
 
 
-@_jit
+@_inline
 def _linear_dense(w, g, v, decay, kind, lr, mu, nesterov):
     """The optimiser's step on the dense layers: (U1) … (U5)."""
     real = w.dtype.type
@@ -789,7 +979,7 @@ def _linear_dense(w, g, v, decay, kind, lr, mu, nesterov):
         w[i] = old - lr * gi
 
 
-@_jit
+@_inline
 def _adam_dense(w, g, m, v, decay, kind, scalars, betas, eps, t):
     """The optimiser's step on the dense layers: (U1) … (U3), (U6) … (U8)."""
     real = w.dtype.type
@@ -812,7 +1002,7 @@ def _epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
     ADAM = SLOTS == 3
 
     @_jit
-    def train(user, item, rating, order, batch_size, users, items, heads, nets, opt, sparse, seed, t0, total):
+    def train(user, item, rating, order, batch_size, users, items, heads, nets, opt, sparse, flush, seed, t0, total):
         # Taken apart once: reading an array out of a tuple counts references, which costs more than the work.
         u_table, u_last, u_slot, u_rows, u_count, u_w, u_g, u_place = users.arrays
         i_table, i_last, i_slot, i_rows, i_count, i_w, i_g, i_place = items.arrays
@@ -928,8 +1118,15 @@ def _epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
             u_last[:] = 0
             i_last[:] = 0
         elif ADAM:
-            _adam_flush(W, u_table, u_last, done, scalars, betas, decays, powers, sums, fades, good, eps, ucf, ucb, uc)
-            _adam_flush(W, i_table, i_last, done, scalars, betas, decays, powers, sums, fades, good, eps, icf, icb, ic)
+            if flush:
+                _adam_flush(
+                    W, u_table, u_last, 0, len(u_table), done, scalars, betas, decays, powers, sums, fades, good, eps,
+                    ucf, ucb, uc,
+                )  # fmt: skip
+                _adam_flush(
+                    W, i_table, i_last, 0, len(i_table), done, scalars, betas, decays, powers, sums, fades, good, eps,
+                    icf, icb, ic,
+                )  # fmt: skip
         else:
             _linear_flush(W, SLOTS, u_table, u_last, done, products, constant, logs, ucf, ucb, uc)
             _linear_flush(W, SLOTS, i_table, i_last, done, products, constant, logs, icf, icb, ic)
@@ -939,51 +1136,69 @@ def _epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
     return train
 
 
-@_jit
+@functools.cache
+def _flush_kernel(W: int) -> Any:
+    """`_adam_flush` for a padded width."""
+
+    @_jit
+    def flush(side, first, beyond, steps, opt):
+        table, last = side.arrays[0], side.arrays[1]
+        control = _exchange_mxcsr(_FLUSH)
+        _adam_flush(
+            W, table, last, first, beyond, steps, opt.scalars, opt.betas, opt.decays, opt.powers, opt.sums, opt.fades,
+            opt.good, opt.eps, side.factors, side.bias, side.column,
+        )  # fmt: skip
+        _exchange_mxcsr(control)
+
+    return flush
+
+
+@_inline
 def _train_tile(
-    WHOLE, W, user, item, rating, start, stop, users, items, lr, decay, tail, K, biases, mean, ranged, low, high
+    K, WHOLE, W, user, item, rating, start, stop, users, items, lr, decay, tail, biases, mean, ranged, low, high
 ):
     """Per-rating SGD on ratings start … stop-1: (F2) … (F4), (B4) … (B2), (U2), (U5) with B = 1.
 
     Columns up to WHOLE are factors. In those behind, `tail` says for both sides by what a weight is multiplied, what
     of the other row counts, and where a bias gets its 1. Returns the sum of squared errors.
     """
-    literally(WHOLE)
-    literally(W)
+    lanes = 64 // users.itemsize
     real = users.dtype.type
     keep = real(1) - lr * decay[0]
     keep_i = real(1) - lr * decay[1]
     total = 0.0
     for j in range(start, stop):
         u, i = user[j], item[j]
-        s = real(0)
-        for k in range(W):
-            s += users[u, k] * items[i, k]
+        score = _zero(users)
+        for k in range(0, W, lanes):  # a bias meets a 0 there
+            score = score + _load(users, u, k) * _load(items, i, k)
+        s = _sum(score)
         if biases:
             s += users[u, K] + items[i, K + 1]
         e, slope = _head_error(s + mean, real(rating[j]), ranged, low, high, real(1))
         total += e * e
         g = real(2) * lr * e * slope
-        for k in range(WHOLE):
-            p, q = users[u, k], items[i, k]
-            users[u, k] = keep * p - g * q
-            items[i, k] = keep_i * q - g * p
-        for k in range(W - WHOLE):
-            p, q = users[u, WHOLE + k], items[i, WHOLE + k]
-            users[u, WHOLE + k] = tail[0, k] * p - g * (tail[1, k] * q + tail[2, k])
-            items[i, WHOLE + k] = tail[3, k] * q - g * (tail[4, k] * p + tail[5, k])
+        for k in range(0, WHOLE, lanes):
+            p, q = _load(users, u, k), _load(items, i, k)
+            _store(users, u, k, keep * p - g * q)
+            _store(items, i, k, keep_i * q - g * p)
+        for k in range(WHOLE, W, lanes):
+            p, q, at = _load(users, u, k), _load(items, i, k), k - WHOLE
+            to_user, to_item = _load(tail, 1, at) * q + _load(tail, 2, at), _load(tail, 4, at) * p + _load(tail, 5, at)
+            _store(users, u, k, _load(tail, 0, at) * p - g * to_user)
+            _store(items, i, k, _load(tail, 3, at) * q - g * to_item)
     return total
 
 
 @functools.cache
-def _tile_kernel(WHOLE: int, W: int) -> Any:
+def _tile_kernel(K: int, WHOLE: int, W: int) -> Any:
     """`_train_tile` for a number of factors."""
 
     @_jit
-    def train(user, item, rating, start, stop, users, items, lr, decay, tail, K, biases, mean, ranged, low, high):
+    def train(user, item, rating, start, stop, users, items, lr, decay, tail, biases, mean, ranged, low, high):
         control = _exchange_mxcsr(_FLUSH)
         total = _train_tile(
-            WHOLE, W, user, item, rating, start, stop, users, items, lr, decay, tail, K, biases, mean, ranged, low, high
+            K, WHOLE, W, user, item, rating, start, stop, users, items, lr, decay, tail, biases, mean, ranged, low, high
         )
         _exchange_mxcsr(control)
         return total
@@ -1014,6 +1229,13 @@ def _predict_kernel(W: int) -> Any:
 
 
 # --- threads --------------------------------------------------------------------------------------------------------
+
+_BLOCK = 32
+"""Steps between two rounds of replaying: long enough for a thread to be worth its start, short enough that few rows
+are named, and replayed by one thread alone, within a block."""
+
+_PARTS = 64
+"""Parts into which rows are cut for threads."""
 
 _WORTH_A_THREAD = 20_000
 """Ratings in a round below which starting a thread, about 0.1 ms, costs more than it saves."""
@@ -1101,8 +1323,7 @@ class Program(base.Program):
         self._dot, self._dot_index, self._dot_weight, self._net_heads = parts
         self._K = model.n_factors
         self._biases = "user_bias" in weights
-        # Rows start at a cache line; with plain SGD, for tiles, half of one is enough and saves room.
-        line = (64 if len(optimizer.slots()) else 32) // self.dtype.itemsize
+        self._lanes = line = 64 // self.dtype.itemsize  # rows start at a cache line
         self._W = -(-(self._K + 2 * self._biases) // line) * line
         self._slot_names = optimizer.slots()
         self._SLOTS = 1 + len(self._slot_names)
@@ -1154,10 +1375,14 @@ class Program(base.Program):
         return state
 
     def load(self, weights: Weights, state: Weights) -> None:
-        self.t = int(state["step"])
-        self._set(0, weights)
+        slots = [(0, name, weights[name]) for name in self.model.shapes(1, 1)]
         for i, slot in enumerate(self._slot_names):
-            self._set(1 + i, {name: state[f"{slot}.{name}"] for name in weights})
+            slots += [(1 + i, name, state[f"{slot}.{name}"]) for name in self.model.shapes(1, 1)]
+        arrays = [(name, self._views(slot)[name], value) for slot, name, value in slots]
+        base._check_shapes(arrays)
+        self.t = int(state["step"])
+        for _, view, value in arrays:
+            view[...] = value
 
     def snapshot(self) -> Any:
         return self.t, tuple(table.copy() for table in self._tables), self._dense.copy()
@@ -1302,7 +1527,9 @@ class Program(base.Program):
                 logs[1 << level : 2 << level] = level
         real = self.dtype.type
         inject = rates * (1.0 + mu) if nesterov else rates
-        return Linear(products, constant, logs, inject.astype(self.dtype), rates.astype(self.dtype), real(mu), nesterov)
+        with np.errstate(over="ignore"):  # a rate beyond float32: training diverges, and says so
+            inject, rates = inject.astype(self.dtype), rates.astype(self.dtype)
+        return Linear(products, constant, logs, inject, rates, real(mu), nesterov)
 
     def _moments(self, rates: np.ndarray) -> Moments:
         assert isinstance(self.optimizer, Adam)
@@ -1354,29 +1581,63 @@ class Program(base.Program):
         batch_size = min(batch_size, len(order))
         steps = -(-len(order) // batch_size)
         rates = np.ascontiguousarray(np.broadcast_to(np.asarray(learning_rates, np.float64), (steps,)))
-        adam = isinstance(self.optimizer, Adam)
-        opt = self._moments(rates) if adam else self._linear(rates)
-        users, items, nets = self._sides(batch_size)
+        data = _read_only(user, np.int32), _read_only(item, np.int32), _read_only(rating, np.float32)
+        order = _read_only(order, np.int32)
+        sides = self._sides(batch_size)
+        if isinstance(self.optimizer, SGD):
+            failed = self._run(data, order, batch_size, sides, self._linear(rates), True, total)
+        elif self.optimizer.sparse or self.optimizer.decay != "l2" or not any(self._classes):
+            failed = self._run(data, order, batch_size, sides, self._moments(rates), True, total)
+        else:
+            failed = self._train_replaying(data, order, batch_size, sides, self._moments(rates), total)
+        return Progress(total, failed)
+
+    def _run(
+        self, data: Any, order: np.ndarray, batch_size: int, sides: Any, opt: Any, flush: bool, total: np.ndarray
+    ) -> int:
+        """Some steps in one call of the kernel; the step that failed, or -1."""
+        users, items, nets = sides
         kernel = _epoch_kernel(self._W, self._SLOTS, bool(self._net_heads))
+        seed = np.uint64(self.seed & 0xFFFFFFFFFFFFFFFF)
         with _one_blas_thread() if self._net_heads else contextlib.nullcontext():
             failed = kernel(
-                _read_only(user, np.int32),
-                _read_only(item, np.int32),
-                _read_only(rating, np.float32),
-                _read_only(order, np.int32),
-                batch_size,
-                users,
-                items,
-                self._heads,
-                nets,
-                opt,
-                self.optimizer.sparse,
-                np.uint64(self.seed & 0xFFFFFFFFFFFFFFFF),
-                self.t,
-                total,
+                *data, order, batch_size, users, items, self._heads, nets, opt, self.optimizer.sparse, flush, seed,
+                self.t, total,
+            )  # fmt: skip
+        self.t += -(-len(order) // batch_size) if failed < 0 else failed
+        return failed
+
+    def _train_replaying(
+        self, data: Any, order: np.ndarray, batch_size: int, sides: Any, opt: Moments, total: np.ndarray
+    ) -> int:
+        """Adam with l2: every row is replayed step by step, `_BLOCK` steps at a time, rows shared among threads.
+
+        A row replays many steps in the fastest cache, where a dense pass would fetch it for each; and between two
+        blocks rows have nothing to do with one another.
+        """
+        flush, users, items = _flush_kernel(self._W), sides[0], sides[1]
+        steps = len(opt.scalars)
+        for first in range(0, steps, _BLOCK):
+            last = min(first + _BLOCK, steps)
+            part = opt._replace(
+                scalars=opt.scalars[first:last],
+                sums=np.ascontiguousarray(opt.sums[:, first : last + 1]),
+                good=np.ascontiguousarray(opt.good[:, first : last + 1]),
             )
-        self.t += steps if failed < 0 else failed
-        return Progress(total, failed)
+            failed = self._run(
+                data, order[first * batch_size : last * batch_size], batch_size, sides, part, False, total
+            )
+            taken = failed if failed >= 0 else last - first
+
+            def work(parts: range, n: int = _PARTS, taken: int = taken, part: Moments = part) -> None:
+                for side in (users, items):
+                    rows = len(side.arrays[0])
+                    flush(side, rows * parts.start // n, rows * parts.stop // n, taken, part)
+
+            _share(work, _PARTS, self.n_threads)
+            if failed >= 0:
+                return first + failed
+        return -1
 
     def train_tiles(self, tiles: Tiles, rounds: np.ndarray, learning_rates: np.ndarray) -> Progress:
         opt = self.optimizer
@@ -1402,7 +1663,7 @@ class Program(base.Program):
     def _train_round(self, tiles: Tiles, start: np.ndarray, lr: float, lambdas: np.ndarray) -> np.ndarray:
         """The tiles of a round, shared among threads; the sum of squared errors of each."""
         real, heads, W, K = self.dtype.type, self._heads, self._W, self._K
-        whole = K // 8 * 8
+        whole = K // self._lanes * self._lanes
         tail = np.zeros((6, W - whole), self.dtype)
         decays = lambdas[[0, 1]].astype(self.dtype)
         for side in range(2):
@@ -1417,13 +1678,13 @@ class Program(base.Program):
         user, item = _read_only(tiles.user, np.int32), _read_only(tiles.item, np.int32)
         rating = _read_only(tiles.rating, np.float32)
 
-        kernel = _tile_kernel(whole, W)
+        kernel = _tile_kernel(K, whole, W)
 
         def work(blocks: range) -> None:
             for b in blocks:
                 squared[b] = kernel(
                     user, item, rating, start[b], start[b + 1], *self._tables,
-                    real(lr), decays, tail, K, self._biases, *arguments,
+                    real(lr), decays, tail, self._biases, *arguments,
                 )  # fmt: skip
 
         _share(work, tiles.n_blocks, self.n_threads if start[-1] - start[0] >= _WORTH_A_THREAD else 1)

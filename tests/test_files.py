@@ -1,0 +1,504 @@
+"""Files: they come back as they were, are written whole or not at all, and anything else is refused quickly."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import struct
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+
+import minicf
+from minicf import files
+from minicf.files import FileError, load_weights, save_weights
+from tests.cases import ALL_MODELS, Problem
+
+
+@pytest.fixture
+def weights():
+    return minicf.DotBias(3).init_weights(4, 5)
+
+
+@pytest.fixture
+def saved(tmp_path, weights):
+    path = tmp_path / "weights.npz"
+    save_weights(path, weights)
+    return path
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(
+        a[name].dtype == b[name].dtype and a[name].shape == b[name].shape and a[name].tobytes() == b[name].tobytes()
+        for name in a
+    )
+
+
+def npy(array) -> bytes:
+    """An array as NumPy writes it."""
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.asarray(array), allow_pickle=True)
+    return file.getvalue()
+
+
+def raw_npy(header: str, data: bytes = b"", version=(1, 0)) -> bytes:
+    """An array file with any header."""
+    text = header.encode()
+    size = struct.pack("<H" if version == (1, 0) else "<I", len(text))
+    return b"\x93NUMPY" + bytes(version) + size + text + data
+
+
+def zipped(path, entries, compression=zipfile.ZIP_STORED):
+    """A zip of entries, its checksums right."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return path
+
+
+def header(**changes) -> bytes:
+    values = {"format": "minicf weights", "version": files.VERSION} | changes
+    return npy(np.frombuffer(json.dumps(values).encode(), np.uint8))
+
+
+# --- there and back -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("model", ALL_MODELS.values(), ids=ALL_MODELS)
+def test_weights_come_back_bit_for_bit(tmp_path, model, dtype):
+    weights = {name: w.astype(dtype) for name, w in model.init_weights(4, 5).items()}
+    save_weights(tmp_path / "w.npz", weights)
+    assert same(load_weights(tmp_path / "w.npz"), weights)
+
+
+def test_odd_arrays_come_back(tmp_path):
+    arrays = {
+        "empty": np.zeros((0, 3), np.float32),
+        "nothing": np.zeros(0),
+        "number": np.array(3.5),
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "strided": np.arange(20.0)[::3],
+        "big-endian": np.arange(3, dtype=">i4"),
+        "text": np.array(["a", "Ünï"]),
+        "special": np.array([np.nan, np.inf, -0.0, 5e-324]),
+        "bool": np.array([True, False]),
+    }
+    files.write(tmp_path / "x", "thing", {"a": [1, None, "ü"]}, arrays)
+    head, back = files.read(tmp_path / "x", "thing")
+    assert head == {"a": [1, None, "ü"], "format": "minicf thing", "version": files.VERSION}
+    assert back.keys() == arrays.keys()
+    for name, value in arrays.items():
+        assert back[name].dtype == value.dtype, name
+        assert back[name].shape == value.shape, name
+        assert back[name].tobytes() == value.tobytes(), name
+        assert back[name].flags.writeable
+
+
+def test_the_file_is_a_plain_npz_without_pickle(saved, weights):
+    with np.load(saved, allow_pickle=False) as archive:
+        assert set(archive.files) == {"header"} | {f"weights.{name}" for name in weights}
+        assert json.loads(archive["header"].tobytes())["format"] == "minicf weights"
+
+
+def test_the_path_is_taken_as_it_is(tmp_path, weights):
+    for path in (tmp_path / "model", str(tmp_path / "modèle.weights")):
+        save_weights(path, weights)
+        assert same(load_weights(path), weights)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "modèle.weights"]
+
+
+def test_a_weights_file_starts_a_trainer(saved, weights):
+    trainer = minicf.Trainer(minicf.DotBias(3), minicf.SGD(0.1), backend="numpy", weights=load_weights(saved))
+    assert same(trainer.weights, {name: w.astype(np.float32) for name, w in weights.items()})
+
+
+def test_arrays_of_objects_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(TypeError, match=r"objects cannot be written without pickle: \['weights.b'\]"):
+        save_weights(tmp_path / "w.npz", {"a": np.zeros(2), "b": np.array([None, 1])})
+    with pytest.raises(TypeError):
+        files.write(tmp_path / "w.npz", "thing", {"x": object()}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- whole or not at all --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), MemoryError()], ids=repr)
+def test_a_failure_midway_keeps_the_old_file(tmp_path, saved, weights, monkeypatch, error):
+    before = saved.read_bytes()
+
+    def half(file, **arrays):
+        file.write(b"PK\x03\x04 and then")
+        raise error
+
+    monkeypatch.setattr(np, "savez", half)
+    with pytest.raises(type(error)):
+        save_weights(saved, weights)
+    assert saved.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [saved]
+
+
+@pytest.mark.parametrize("function", ["replace", "fsync", "chmod"])
+def test_a_failure_at_the_end_keeps_the_old_file(tmp_path, saved, monkeypatch, function):
+    before = saved.read_bytes()
+
+    def fail(*_):
+        raise OSError("no")
+
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(OSError, match="no"):
+        save_weights(saved, {"a": np.zeros(3)})
+    assert saved.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [saved]
+
+
+def test_the_old_file_is_there_until_the_new_one_is_whole(saved, monkeypatch):
+    before, replace = saved.read_bytes(), os.replace
+    seen = []
+
+    def look(source, target):
+        seen.append((saved.read_bytes(), set(load_weights(source))))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look)
+    save_weights(saved, {"a": np.zeros(3)})
+    assert seen == [(before, {"a"})]
+    assert set(load_weights(saved)) == {"a"}
+
+
+def test_a_folder_that_is_not_there(tmp_path, weights):
+    with pytest.raises(FileNotFoundError):
+        save_weights(tmp_path / "no" / "w.npz", weights)
+    with pytest.raises(FileNotFoundError):
+        load_weights(tmp_path / "w.npz")
+
+
+def test_a_folder_in_the_way(tmp_path, weights):
+    (tmp_path / "w.npz").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        save_weights(tmp_path / "w.npz", weights)
+    with pytest.raises(OSError, match="directory"):
+        load_weights(tmp_path / "w.npz")
+    assert [p.name for p in tmp_path.iterdir()] == ["w.npz"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits are POSIX's")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_an_ordinary_file(tmp_path, weights, mask):
+    before = os.umask(mask)
+    try:
+        save_weights(tmp_path / "w.npz", weights)
+        (tmp_path / "plain").write_bytes(b"")
+        assert os.umask(mask) == mask  # put back
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes["w.npz"] == modes["plain"] == 0o666 & ~mask
+
+
+# --- refused --------------------------------------------------------------------------------------------------------
+
+
+def refused(path, match, kind="weights"):
+    with pytest.raises(FileError, match=match) as caught:
+        files.read(path, kind)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"P", b"PK\x05\x06", b"hello" * 1000, bytes(10_000)], ids=lambda d: repr(d[:5]))
+def test_other_bytes_are_refused(tmp_path, data):
+    path = tmp_path / "x"
+    path.write_bytes(data)
+    refused(path, "damaged, or is no minicf file")
+
+
+def test_every_truncation_is_refused(saved, tmp_path):
+    data = saved.read_bytes()
+    path = tmp_path / "cut"
+    for size in range(0, len(data), 7):
+        path.write_bytes(data[:size])
+        refused(path, "damaged|is not as minicf|claim")
+
+
+def test_random_damage_is_refused_or_harmless(saved, weights, tmp_path):
+    """Flipped, overwritten, cut out and doubled bytes: either nothing that counts was hit, or it is a FileError."""
+    data = saved.read_bytes()
+    random = np.random.default_rng(0)
+    path = tmp_path / "damaged"
+    refusals = 0
+    for _ in range(500):
+        damaged = bytearray(data)
+        at, n = int(random.integers(len(data))), int(random.integers(1, 20))
+        match random.integers(4):
+            case 0:
+                damaged[at] ^= 1 << int(random.integers(8))
+            case 1:
+                damaged[at : at + n] = random.bytes(n)
+            case 2:
+                del damaged[at : at + n]
+            case 3:
+                damaged[at:at] = damaged[at : at + n]
+        path.write_bytes(damaged)
+        try:
+            assert same(load_weights(path), weights)
+        except FileError:
+            refusals += 1
+    assert refusals > 300  # most of the file is data under a checksum
+
+
+def test_random_damage_under_right_checksums_is_refused_or_harmless(saved, tmp_path):
+    """The damage is inside an array's own header, and the zip around it is made anew."""
+    with zipfile.ZipFile(saved) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    random = np.random.default_rng(1)
+    path = tmp_path / "damaged"
+    refusals = 0
+    for _ in range(500):
+        name = list(entries)[random.integers(len(entries))]
+        damaged = bytearray(entries[name])
+        for _ in range(random.integers(1, 4)):
+            damaged[int(random.integers(min(128, len(damaged))))] = int(random.integers(256))
+        zipped(path, entries | {name: bytes(damaged)})
+        try:
+            load_weights(path)
+        except FileError:
+            refusals += 1
+    assert refusals > 300
+
+
+def test_a_foreign_npz_is_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.zeros(3))
+    refused(tmp_path / "x.npz", "it has no header")
+
+
+def test_another_kind_is_refused(saved, tmp_path):
+    refused(saved, "is a 'minicf weights' file; a 'minicf checkpoint' file is needed", "checkpoint")
+    with pytest.raises(FileError, match="'minicf checkpoint' file is needed"):
+        minicf.Trainer.load(saved)
+    refused(zipped(tmp_path / "x", {"header.npy": header(format=None)}), "is a None file")
+
+
+@pytest.mark.parametrize("version", [files.VERSION + 1, 1000, "1", None, 1.5, []])
+def test_a_newer_or_strange_version_is_refused(tmp_path, version):
+    refused(zipped(tmp_path / "x", {"header.npy": header(version=version)}), "install a newer minicf")
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"format": "minicf weights"'], ids=lambda t: t[:9]
+)
+def test_a_broken_header_is_refused(tmp_path, text):
+    refused(zipped(tmp_path / "x", {"header.npy": npy(np.frombuffer(text, np.uint8))}), "header cannot be read")
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (os.mkdir, (Trap.folder,))
+
+    folder = ""
+
+
+@pytest.mark.parametrize("name", ["header.npy", "weights.a.npy"])
+def test_pickles_are_refused_and_never_run(tmp_path, name):
+    Trap.folder = str(tmp_path / "sprung")
+    trap = npy(np.array([Trap()], object))
+    refused(
+        zipped(tmp_path / "x", {"header.npy": header()} | {name: trap}), "pickled objects, which minicf never reads"
+    )
+    inside = raw_npy("{'descr': [('a', '|O')], 'fortran_order': False, 'shape': (1,)}\n", bytes(8))
+    refused(zipped(tmp_path / "x", {"header.npy": header()} | {name: inside}), "pickled objects")
+    bare = trap[trap.index(b"\n") + 1 :]
+    refused(zipped(tmp_path / "x", {"header.npy": header()} | {name: bare}), "damaged")
+    assert not os.path.exists(Trap.folder)
+    with np.load(zipped(tmp_path / "x", {"a.npy": trap}), allow_pickle=True) as archive:
+        archive["a"]
+    assert os.path.exists(Trap.folder)  # the trap works
+
+
+FORGED = {
+    "huge": "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,)}",
+    "huge product": "{'descr': '<f8', 'fortran_order': False, 'shape': (4294967296, 4294967296, 4294967296)}",
+    "overflow to zero": "{'descr': '<f8', 'fortran_order': False, 'shape': (4294967296, 4294967296)}",
+    "huge and empty": "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 2)}",
+    "negative": "{'descr': '<f8', 'fortran_order': False, 'shape': (-1,)}",
+    "two negatives": "{'descr': '<f8', 'fortran_order': False, 'shape': (-2, -1)}",
+    "no width": "{'descr': '|S0', 'fortran_order': False, 'shape': (1000000000000,)}",
+    "wide": "{'descr': '|V1000000000000', 'fortran_order': False, 'shape': (1,)}",
+    "not a shape": "{'descr': '<f8', 'fortran_order': False, 'shape': 2}",
+    "not a number": "{'descr': '<f8', 'fortran_order': False, 'shape': ('a',)}",
+    "no dtype": "{'descr': 'what', 'fortran_order': False, 'shape': (2,)}",
+    "odd dtype": "{'descr': (1, 2, 3), 'fortran_order': False, 'shape': (2,)}",
+    "more keys": "{'descr': '<f8', 'fortran_order': False, 'shape': (2,), 'x': 1}",
+    "no dict": "[1, 2]",
+    "no python": "{'descr': '<f8', 'fortran_order': False, 'shape': (2,",
+    "unclosed": "{'descr': '''",
+    "indented": "  {\n 'a'\n  :\n    1",
+    "a call": "__import__('os').getcwd()",
+    "deep": "(" * 5000,
+    "python 2": "{'descr': '<f8', 'fortran_order': False, 'shape': (2L,)}",
+    "long": "{'descr': '<f8', 'fortran_order': False, 'shape': (2,)}" + " " * 20_000,
+}
+
+
+@pytest.mark.parametrize("claim", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_forged_arrays_are_refused_without_allocating_them(tmp_path, claim, version):
+    forged = raw_npy(claim + "\n", bytes(8), version)
+    path = zipped(tmp_path / "x", {"header.npy": header(), "weights.a.npy": forged})
+    tracemalloc.start()
+    try:
+        refused(path, "damaged|claims shape")
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_version_of_the_future_is_refused(tmp_path):
+    entry = raw_npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,)}\n", bytes(8), (3, 0))
+    refused(zipped(tmp_path / "x", {"header.npy": header(), "weights.a.npy": entry}), r"array format \(3, 0\)")
+
+
+def test_a_compressed_bomb_is_refused_unread(tmp_path):
+    bomb = npy(np.zeros(10_000_000, np.uint8))
+    path = zipped(tmp_path / "x", {"header.npy": header(), "weights.a.npy": bomb}, zipfile.ZIP_DEFLATED)
+    tracemalloc.start()
+    try:
+        refused(path, "claim more bytes|is not as minicf writes it")
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+    small = zipped(tmp_path / "y", {"header.npy": header()}, zipfile.ZIP_DEFLATED)
+    refused(small, "is not as minicf writes it")
+
+
+def test_entries_that_claim_more_than_the_file_are_refused(tmp_path):
+    path = zipped(tmp_path / "x", {"header.npy": header(), "weights.a.npy": npy(np.zeros(1000))})
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\x01\x02") + 24  # the last entry's size in the directory
+    data[at : at + 4] = struct.pack("<I", 3_000_000_000)
+    path.write_bytes(data)
+    refused(path, "claim more bytes")
+
+
+def test_odd_entries_are_refused(tmp_path):
+    for name in ("readme.txt", "folder/", "../weights.a"):
+        refused(zipped(tmp_path / "x", {"header.npy": header(), name: b""}), "unexpected entry")
+    with zipfile.ZipFile(tmp_path / "x", "w") as archive:
+        archive.writestr("header.npy", header())
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("header.npy", header())
+    refused(tmp_path / "x", "unexpected entry")
+
+
+def test_an_entry_with_trailing_bytes_is_refused(tmp_path):
+    refused(zipped(tmp_path / "x", {"header.npy": header(), "weights.a.npy": npy(np.zeros(3)) + b"x"}), "claims shape")
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    problem = Problem()
+    ratings = minicf.Ratings(*problem.ratings(), problem.n_users, problem.n_items)
+    trainer = minicf.Trainer(minicf.DotBias(3), minicf.Adam(0.01), backend="numpy", seed=4, batch_size=8)
+    trainer.fit(ratings, ratings, epochs=2, schedule=minicf.Cosine(4), callbacks=[minicf.EarlyStopping()])
+    trainer.save(tmp_path / "c.npz")
+    return tmp_path / "c.npz"
+
+
+def changed(path, header_changes=None, arrays_changes=None):
+    """The checkpoint with another header or other arrays, well-formed."""
+    head, arrays = files.read(path, "checkpoint")
+    head = {k: v for k, v in (head | (header_changes or {})).items() if v is not ...}
+    arrays = {k: v for k, v in (arrays | (arrays_changes or {})).items() if v is not ...}
+    new = path.with_name("changed.npz")
+    files.write(new, "checkpoint", head, arrays)
+    return new
+
+
+def test_an_unchanged_checkpoint_is_read(checkpoint):
+    assert minicf.Trainer.load(changed(checkpoint), backend="numpy").epoch == 2
+
+
+SGD_CONFIG = {"kind": "SGD", "lr": 0.1, "momentum": 0.9}
+HEADERS = {
+    "no model": {"model": ...},
+    "another model": {"model": {"kind": "Dot", "n_factors": 4}},
+    "a larger model": {"model": {"kind": "Net", "n_factors": 3, "hidden": [10**9], "dropout": [0, 0]}},
+    "a model of nonsense": {"model": {"kind": "Dot", "n_factors": "three"}},
+    "a model that is none": {"model": 7},
+    "unknown model": {"model": {"kind": "Tower"}},
+    "hybrid of nothing": {"model": {"kind": "Hybrid", "members": [], "output": ""}},
+    "another optimiser": {"optimizer": SGD_CONFIG},
+    "optimiser with other arguments": {"optimizer": {"kind": "SGD", "lr": 1, "rho": 2}},
+    "no optimiser": {"optimizer": None},
+    "no lr": {"lr": ...},
+    "lr of text": {"lr": "fast"},
+    "negative lr": {"lr": -1},
+    "negative batch": {"batch_size": -1},
+    "unknown dtype": {"dtype": "float128x"},
+    "integer dtype": {"dtype": "int32"},
+    "seed of text": {"seed": "x"},
+    "endless epoch": {"epoch": float("inf")},
+    "epoch of text": {"epoch": "x"},
+    "history of nothing": {"history": None},
+    "unknown schedule": {"schedule": [{"kind": "Linear"}, 1]},
+    "schedule of nonsense": {"schedule": [{"kind": "Cosine", "epochs": -1}, 1]},
+    "schedule with other arguments": {"schedule": [{"kind": "Cosine", "x": -1}, 1]},
+    "half a schedule": {"schedule": [1]},
+    "callbacks of nothing": {"callbacks": None},
+}
+ARRAYS = {
+    "no weight": {"weights.user_bias": ...},
+    "a weight of another shape": {"weights.user_bias": np.zeros(3)},
+    "a weight that broadcasts": {"weights.user_bias": np.zeros(1)},
+    "a weight of text": {"weights.user_bias": np.array(["x"] * 13)},
+    "a weight that is NaN": {"weights.user_bias": np.full(13, np.nan)},
+    "no state": {"state.first.user_bias": ...},
+    "state that broadcasts": {"state.first.user_bias": np.zeros(1)},
+    "state that broadcasts to a table": {"state.second.user_factors": np.zeros((1, 3))},
+    "no step": {"state.step": ...},
+    "a step of two": {"state.step": np.array([1, 2])},
+}
+
+
+@pytest.mark.parametrize("changes", HEADERS.values(), ids=HEADERS)
+def test_a_checkpoint_with_a_wrong_header_is_refused(checkpoint, changes):
+    with pytest.raises(FileError, match="is no whole checkpoint"):
+        minicf.Trainer.load(changed(checkpoint, changes), backend="numpy")
+
+
+@pytest.mark.parametrize("changes", ARRAYS.values(), ids=ARRAYS)
+def test_a_checkpoint_with_wrong_arrays_is_refused(checkpoint, changes):
+    with pytest.raises(FileError, match="is no whole checkpoint"):
+        minicf.Trainer.load(changed(checkpoint, arrays_changes=changes), backend="numpy")
+
+
+def test_a_wrong_backend_is_not_the_files_fault(checkpoint):
+    with pytest.raises(ValueError, match="backend is 'abacus'") as caught:
+        minicf.Trainer.load(checkpoint, backend="abacus")
+    assert not isinstance(caught.value, FileError)
+
+
+def test_random_damage_to_a_checkpoint_is_refused_or_harmless(checkpoint):
+    data = checkpoint.read_bytes()
+    random = np.random.default_rng(2)
+    path = checkpoint.with_name("damaged")
+    whole = minicf.Trainer.load(checkpoint, backend="numpy").weights
+    refusals = 0
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[int(random.integers(len(data)))] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        try:
+            assert same(minicf.Trainer.load(path, backend="numpy").weights, whole)
+        except FileError:
+            refusals += 1
+    assert refusals > 100

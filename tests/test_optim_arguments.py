@@ -1,0 +1,165 @@
+"""Optimisers from outside: arguments, defaults, names of state, and as plain data. Their arithmetic is elsewhere."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+
+from minicf.models import DotBias
+from minicf.optim import DECAYS, SGD, Adam, Optimizer, from_config, to_config
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"lr": -0.1}, "lr is -0.1; it must be at least 0"),
+        ({"lr": np.nan}, "lr is nan"),
+        ({"lr": np.inf}, "lr is inf"),
+        ({"lr": "fast"}, "lr is 'fast'; it must be a number"),
+        ({"lr": None}, "lr is None"),
+        ({"weight_decay": -1e-4}, "weight_decay is -0.0001"),
+        ({"weight_decay": np.nan}, "weight_decay is nan"),
+        ({"weight_decay": [0.1]}, "weight_decay is"),
+        ({"weight_decay": {"user_bias": -1}}, r"weight_decay\['user_bias'\] is -1"),
+        ({"weight_decay": {"user_bias": "x"}}, r"weight_decay\['user_bias'\] is 'x'"),
+        ({"decay": "L2"}, "decay is 'L2'; it must be one of"),
+        ({"decay": None}, "decay is None"),
+    ],
+)
+def test_bad_shared_arguments_are_refused(kind, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        kind(**({"lr": 0.1} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: SGD(0.1, momentum=1.0), "momentum is 1; it must be at least 0 and below 1"),
+        (lambda: SGD(0.1, momentum=-0.1), "momentum is -0.1"),
+        (lambda: SGD(0.1, nesterov=True), "nesterov needs a momentum"),
+        (lambda: Adam(betas=0.9), "betas is 0.9; it must be two numbers"),
+        (lambda: Adam(betas=(0.9, 0.99, 0.999)), "two numbers"),
+        (lambda: Adam(betas=(1.0, 0.999)), r"betas\[0\] is 1"),
+        (lambda: Adam(betas=(0.9, -0.1)), r"betas\[1\] is -0.1"),
+        (lambda: Adam(betas=("a", 0.9)), r"betas\[0\] is 'a'"),
+        (lambda: Adam(eps=0.0), "eps is 0"),
+        (lambda: Adam(eps=-1e-8), "eps is -1e-08"),
+    ],
+)
+def test_bad_own_arguments_are_refused(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+def test_signatures_and_defaults_are_the_published_ones():
+    def defaults(kind):
+        return {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+
+    shared = {"weight_decay": 0.0, "decay": "l2", "sparse": False}
+    assert defaults(SGD) == {"lr": inspect.Parameter.empty, "momentum": 0.0, "nesterov": False, **shared}
+    assert defaults(Adam) == {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8, **shared}
+    assert DECAYS == ("l2", "decoupled", "per_rating")
+
+
+def test_numbers_become_python_floats():
+    # NumPy's float64 would turn float32 arithmetic into float64.
+    optimizer = Adam(np.float64(0.1), betas=np.array([0.8, 0.9]), eps=np.float32(1e-3), weight_decay=np.int64(1))
+    for value in (optimizer.lr, *optimizer.betas, optimizer.eps, optimizer.weight_decay):
+        assert type(value) is float
+    assert type(SGD(1, momentum=np.float32(0.5)).momentum) is float
+    assert all(type(x) is float for x in optimizer.scalars(3, optimizer.lr, table=True))
+
+
+def test_decay_by_name():
+    optimizer = SGD(0.1, weight_decay={"user_factors": 0.5})
+    assert optimizer.decay_of("user_factors") == 0.5
+    assert optimizer.decay_of("user_bias") == 0.0
+    assert SGD(0.1, weight_decay=0.25).decay_of("anything") == 0.25
+    names = DotBias(2).shapes(1, 1)
+    optimizer.check_names(names)
+    SGD(0.1, weight_decay=0.25).check_names(names)
+    with pytest.raises(ValueError, match=r"weight_decay names \['userfactors'\]; the model's weights are .*user_bias"):
+        SGD(0.1, weight_decay={"userfactors": 0.5}).check_names(names)
+
+
+def test_a_decay_dict_is_copied():
+    decays = {"user_factors": 0.5}
+    optimizer = Adam(weight_decay=decays)
+    decays["user_factors"] = 100.0
+    assert optimizer.decay_of("user_factors") == 0.5
+
+
+def test_slots_and_state():
+    weights = {"a": np.ones((2, 3), np.float32), "b": np.ones(2, np.float32)}
+    assert SGD(0.1).init_state(weights) == {}
+    assert list(SGD(0.1, momentum=0.9).init_state(weights)) == ["velocity.a", "velocity.b"]
+    state = Adam().init_state(weights)
+    assert {name: (s.shape, s.dtype) for name, s in state.items()} == {
+        "first.a": ((2, 3), np.float32),
+        "first.b": ((2,), np.float32),
+        "second.a": ((2, 3), np.float32),
+        "second.b": ((2,), np.float32),
+    }
+    assert all((s == 0).all() for s in state.values())
+
+
+@pytest.mark.parametrize("t", [1, 2, 10, 1000, 10**6])
+def test_adams_corrections(t):
+    adam = Adam(0.5, betas=(0.9, 0.999), eps=1e-6)
+    rate, root, eps = adam.scalars(t, 0.5, table=True)
+    assert rate == pytest.approx(0.5 / (1 - 0.9**t), rel=1e-12)
+    assert root == pytest.approx(np.sqrt(1 - 0.999**t), rel=1e-12)
+    assert eps == 1e-6
+    sparse = Adam(0.5, eps=1e-6, sparse=True)
+    assert sparse.scalars(t, 0.5, table=True)[2] == pytest.approx(1e-6 / root, rel=1e-12)
+    assert sparse.scalars(t, 0.5, table=False)[2] == 1e-6
+
+
+def test_adam_without_memory_has_no_correction():
+    assert Adam(betas=(0.0, 0.0)).scalars(1, 0.5, table=True) == (0.5, 1.0, 1e-8)
+
+
+OPTIMIZERS = [
+    SGD(0.1),
+    SGD(0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, decay="per_rating", sparse=True),
+    Adam(),
+    Adam(0.02, betas=(0.5, 0.6), eps=1e-3, weight_decay={"user_factors": 1e-4, "item_bias": 0.1}, decay="decoupled"),
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_config_round_trip(optimizer):
+    again = from_config(json.loads(json.dumps(to_config(optimizer))))
+    assert again == optimizer
+    assert hash(again) == hash(optimizer)
+
+
+def test_equal_optimizers_have_equal_hashes():
+    one, two = (SGD(0.1, weight_decay=decays) for decays in ({"a": 1, "b": 2}, {"b": 2, "a": 1}))
+    assert one == two
+    assert hash(one) == hash(two)
+    assert len({*OPTIMIZERS, *OPTIMIZERS}) == len(OPTIMIZERS)
+
+
+def test_foreign_configs_are_refused():
+    with pytest.raises(ValueError, match="unknown optimizer 'Adagrad'"):
+        from_config({"kind": "Adagrad", "lr": 1.0})
+    with pytest.raises(TypeError, match="rho"):
+        from_config({"kind": "SGD", "lr": 1.0, "rho": 3})
+
+
+def test_optimizers_do_not_change():
+    with pytest.raises(AttributeError):
+        SGD(0.1).lr = 0.2
+
+
+def test_the_base_has_no_step():
+    base = object.__new__(Optimizer)
+    with pytest.raises(NotImplementedError):
+        base.slots()
+    with pytest.raises(NotImplementedError):
+        base._move("a", slice(None), {}, {}, {}, 1, 0.1, None, 1)
