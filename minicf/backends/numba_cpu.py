@@ -35,7 +35,8 @@ times one of the second. (Prefix products with inverses would lose all digits: d
 t the step of the j-th move, c_t = sqrt(1 - beta2^t), a_t = lr_t / (1 - beta1^t) and f_t = 1 - lr_t lambda, (U8) sums to
 
     (C3)  w' = F (w - m S),  F = prod f_t,
-          S = sum_j A_j / (r + eps e_j),  A_j = a_t c_t (beta1 / sqrt beta2)^j / prod_(i<=j) f_i,  e_j = c_t beta2^(-j/2)
+          S = sum_j A_j / (r + eps e_j),  e_j = c_t beta2^(-j/2),
+          A_j = a_t c_t (beta1 / sqrt beta2)^j / prod_(i<=j) f_i
 
 e_j hardly changes over the few dozen steps in which A_j counts. Around their mean E (weights A_j), with
 x = eps E / (r + eps E) <= 1 and C_p the central moments of e_j / E,

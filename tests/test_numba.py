@@ -1,0 +1,345 @@
+"""What is the Numba backend's own: catch-up over long gaps, tiles, threads, and what falls back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minicf import Cosine, Ratings, Trainer, load_movielens
+from minicf.backends import base, get_backend, numba_cpu
+from minicf.models import Dot, DotBias, Hybrid, Net
+from minicf.optim import SGD, Adam
+from minicf.tiles import Tiles, count_blocks
+from tests import cases
+
+# --- products of idle steps (C1) ----------------------------------------------------------------------------------
+
+
+def idle_matrices(steps: int) -> np.ndarray:
+    """Idle steps of momentum and l2 with a rate that changes: their determinants are 0.9, so inverses are hopeless."""
+    rates = np.linspace(0.2, 0.01, steps)
+    return np.stack([1 - rates * 0.1, -rates * 0.9, np.full(steps, 0.1), np.full(steps, 0.9)], axis=1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 64, 65])
+def test_range_products_are_those_of_the_matrices(steps):
+    matrices = idle_matrices(steps)
+    levels = max(1, (steps - 1).bit_length())
+    table = np.empty((1, levels, steps, 4))
+    numba_cpu._range_table(matrices, table[0])
+    logs = np.zeros(1 << levels, np.uint8)
+    for level in range(levels):
+        logs[1 << level : 2 << level] = level
+    for start in range(steps + 1):
+        product = np.eye(2)
+        for stop in range(start, steps + 1):
+            got = np.reshape(numba_cpu._product(table, 0, logs, 0, start, stop), (2, 2))
+            # A product of at most 65 matrices of norm near 1, in float64.
+            np.testing.assert_allclose(got, product, rtol=0, atol=1e-13)
+            if stop < steps:
+                product = matrices[stop].reshape(2, 2) @ product
+
+
+def test_powers_are_repeated_products():
+    matrix = idle_matrices(5)[2]
+    table = np.empty((40, 4))
+    numba_cpu._power_table(matrix, table)
+    for n in range(40):
+        expected = np.linalg.matrix_power(matrix.reshape(2, 2), n)
+        np.testing.assert_allclose(table[n].reshape(2, 2), expected, rtol=0, atol=1e-13)
+
+
+# --- long gaps ----------------------------------------------------------------------------------------------------
+
+LONG = cases.Problem(n_users=60, n_items=150, n_ratings=4000, batch=16, epochs=10, seed=3)
+"""2,500 steps, with rows that wait for hundreds of them."""
+
+LONG_OPTIMIZERS = {
+    "momentum l2": SGD(0.01, momentum=0.9, weight_decay=1e-2),
+    "nesterov decoupled": SGD(0.01, momentum=0.9, nesterov=True, weight_decay=1e-2, decay="decoupled"),
+    "adam": Adam(0.01),
+    "adam large eps": Adam(0.01, eps=1e-3),
+    "adam short memory": Adam(0.01, betas=(0.8, 0.9)),
+    "adamw by name": Adam(0.01, weight_decay={"user_factors": 0.1, "item_bias": 0.3}, decay="decoupled"),
+    "adam l2": Adam(0.01, weight_decay=1e-3),
+    "adam l2 by name": Adam(0.01, weight_decay={"item_factors": 1e-2}),
+    "adam per_rating": Adam(0.01, weight_decay=1e-2, decay="per_rating"),
+}
+
+
+@pytest.mark.parametrize("name", LONG_OPTIMIZERS)
+def test_2500_steps_equal_the_reference(name):
+    opt, model = LONG_OPTIMIZERS[name], DotBias(5)
+    expected = cases.run(base, model, opt, LONG)
+    got = cases.run(numba_cpu, model, opt, LONG)
+    # Rounding, or, where gaps are summed, the expansion's truncation: `_TOLERANCE` of a gap's move, 1e-6 after all of
+    # them as the moves of a run add up to some thirty times the weights.
+    limit = 1e-6 if isinstance(opt, Adam) else 1e-9
+    assert max(cases.distances(got, expected).values()) < limit
+
+
+def test_the_sum_over_a_gap_is_used_and_exact():
+    """One row moves once, and is read again after ever longer gaps; (C4) must agree with step by step."""
+    model = Dot(5)
+    opt = Adam(0.01)
+    n_items = 12
+    gaps = [1, 2, 3, 7, 40, 300, 900]
+    # Item 0 all the time; item k is named at step 400 and again after the k-th gap.
+    item = np.zeros(1500, np.int32)
+    for k, gap in enumerate(gaps):
+        item[400 + k] = item[400 + k + gap] = k + 1
+    user = np.zeros(1500, np.int32)
+    rating = np.linspace(1, 5, 1500, dtype=np.float32)
+    start = model.init_weights(1, n_items, 1)
+    outcomes = []
+    for module in (base, numba_cpu):
+        program = module.compile(model, opt, start, 0, "float64")
+        program.train(user, item, rating, np.arange(1500, dtype=np.int32), 1, 0.01)
+        outcomes.append(program.weights()["item_factors"])
+    np.testing.assert_allclose(outcomes[1], outcomes[0], rtol=1e-8)
+    # The expansion was in use: from the step on where the table says that it is exact enough.
+    good = np.zeros(1501, np.bool_)
+    numba_cpu._moment_tables(np.full(1500, 0.01), 0, 0.9, 0.999, 0.0, np.zeros((1501, 7)), good, numba_cpu._TOLERANCE)
+    assert not good[50]
+    assert good[400:1400].all()
+
+
+FLOAT32 = ("momentum l2", "adam", "adamw by name", "adam l2")
+
+
+@pytest.mark.parametrize("name", FLOAT32)
+def test_float32_rounds_at_most_twice_as_much_as_pytorch(name):
+    pytest.importorskip("torch", reason="PyTorch is not installed: its rounding is the measure here")
+    from tests import torch_twins
+
+    opt, model = LONG_OPTIMIZERS[name], DotBias(5)
+    exact = cases.run(base, model, opt, LONG).arrays()
+    ours = cases.run(numba_cpu, model, opt, LONG, "float32").arrays()
+    theirs = torch_twins.run(model, opt, LONG, "float32").arrays()
+    ratios = []
+    for key, value in exact.items():
+        if key == "step" or not np.abs(value).max():
+            continue
+        errors = [np.sqrt(np.mean((x[key].astype(np.float64) - value) ** 2)) for x in (ours, theirs)]
+        ratios.append(errors[0] / errors[1])
+    # Single arrays are a matter of luck on either side; the issue is the whole.
+    assert np.exp(np.mean(np.log(ratios))) < 2, dict(zip(exact, ratios, strict=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["momentum l2", "adam"])
+def test_2500_steps_of_movielens_equal_the_reference(name):
+    train, _ = load_movielens().split()
+    opt, model = LONG_OPTIMIZERS[name], DotBias(50)
+    outcomes = []
+    for backend in ("numpy", "numba"):
+        trainer = Trainer(model, opt, backend=backend, dtype="float64")
+        trainer.fit(train, epochs=2, schedule=Cosine(epochs=2))
+        outcomes.append(trainer.weights | trainer.program.state())
+    limit = 1e-6 if isinstance(opt, Adam) else 1e-9
+    assert max(cases.distance(outcomes[1][key], outcomes[0][key]) for key in outcomes[0]) < limit
+
+
+# --- whatever the sizes -------------------------------------------------------------------------------------------
+
+
+@st.composite
+def runs(draw):
+    kind = draw(st.sampled_from(["dot", "bias", "net", "hybrid"]))
+    factors = draw(st.integers(1, 6))
+    models = {
+        "dot": Dot(factors),
+        "bias": DotBias(factors, rating_range=draw(st.sampled_from([None, (0.5, 5.0)]))),
+        "net": Net(factors, hidden=tuple(draw(st.lists(st.integers(1, 5), max_size=3))), dropout=0.2),
+        "hybrid": Hybrid({"dot": (DotBias(factors), 0.5), "net": (Net(factors, hidden=(3,), dropout=0.0), 1.5)}),
+    }
+    problem = cases.Problem(
+        n_users=draw(st.integers(3, 40)),
+        n_items=draw(st.integers(3, 40)),
+        n_ratings=draw(st.integers(1, 70)),
+        batch=draw(st.sampled_from([1, 2, 7, 64, 100])),
+        epochs=draw(st.integers(1, 4)),
+        seed=draw(st.integers(0, 99)),
+    )
+    name = draw(st.sampled_from(cases.OPTIMIZERS))
+    return models[kind], name, problem
+
+
+@settings(max_examples=60, deadline=None)  # a first example compiles
+@given(runs())
+def test_any_sizes_repeats_and_schedules(case):
+    model, name, problem = case
+    opt = cases.optimizer(name, model)
+    expected = cases.run(base, model, opt, problem)
+    got = cases.run(numba_cpu, model, opt, problem)
+    assert max(cases.distances(got, expected).values()) < cases.TOLERANCE
+
+
+# --- tiles --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ratings() -> Ratings:
+    return load_movielens()
+
+
+def test_tiles_hold_every_rating_once_and_share_no_rows(ratings):
+    tiles = Tiles(ratings)
+    assert tiles.n_blocks == 8
+    order = np.lexsort((tiles.item, tiles.user))
+    expected = np.lexsort((ratings.item, ratings.user))
+    for name in ("user", "item", "rating"):
+        np.testing.assert_array_equal(getattr(tiles, name)[order], getattr(ratings, name)[expected])
+    for r in range(tiles.n_blocks):
+        for rows in (tiles.user, tiles.item):
+            parts = [set(rows[tiles.start[r, b] : tiles.start[r, b + 1]].tolist()) for b in range(tiles.n_blocks)]
+            assert sum(map(len, parts)) == len(set.union(*parts))
+    sizes = np.diff(tiles.start, axis=1)
+    assert sizes.max() < 2.5 * sizes.mean()  # blocks are dealt by count: threads get about as much to do
+
+
+def test_the_number_of_blocks_depends_on_the_data_alone():
+    assert count_blocks(10, 5, 5) == 1
+    assert count_blocks(100_004, 671, 9_066) == 8
+    assert count_blocks(10_000_000, 71_567, 10_681) == 21
+    assert count_blocks(10**9, 10**7, 10**6) == 255
+
+
+def test_the_order_of_rounds_is_shuffled_by_seed_and_epoch(ratings):
+    tiles = Tiles(ratings)
+    rounds = [tuple(tiles.rounds(seed, epoch)) for seed in range(2) for epoch in range(2)]
+    assert len(set(rounds)) == 4
+    order = tiles.order(np.array(rounds[0]))
+    assert sorted(order.tolist()) == list(range(len(ratings)))
+
+
+TILED = {
+    "per_rating": SGD(0.01, weight_decay={"user_factors": 0.02, "item_bias": 0.05}, decay="per_rating"),
+    "none": SGD(0.01),
+    "sparse l2": SGD(0.01, weight_decay=0.02, sparse=True),
+    "momentum": SGD(0.001, momentum=0.5),  # no kernel of its own: one after another, in the same order
+}
+
+
+@pytest.mark.parametrize("name", TILED)
+@pytest.mark.parametrize("model", [DotBias(5, rating_range=(0.5, 5.0), global_mean=0.2), Dot(3)], ids=["bias", "dot"])
+def test_tiles_equal_the_reference(name, model, ratings):
+    opt = TILED[name]
+    if isinstance(opt.weight_decay, dict) and not isinstance(model, DotBias):
+        opt = SGD(0.01, weight_decay={"user_factors": 0.02}, decay="per_rating")
+    few = ratings.take(np.arange(0, len(ratings), 20))
+    outcomes = []
+    for backend in ("numpy", "numba"):
+        trainer = Trainer(model, opt, backend=backend, dtype="float64", batch_size=1, seed=2)
+        trainer.fit(few, epochs=2, shuffle="tiles", schedule=Cosine(epochs=3))
+        errors = trainer.history.frame().train_mse.to_numpy()
+        outcomes.append(trainer.weights | {"step": trainer.program.state()["step"], "mse": errors})
+    assert max(cases.distance(outcomes[1][key], outcomes[0][key]) for key in outcomes[0]) < cases.TOLERANCE
+
+
+def test_same_bits_at_any_number_of_threads(ratings, monkeypatch):
+    monkeypatch.setattr(numba_cpu, "_WORTH_A_THREAD", 1)
+    few = ratings.take(np.arange(0, len(ratings), 4))
+    for model, opt, batch_size, shuffle in [
+        (DotBias(5), SGD(0.01, weight_decay=0.02, decay="per_rating"), 1, "tiles"),
+        (DotBias(5), Adam(0.01, weight_decay=1e-3), 64, True),
+        (Net(5, hidden=(6,), dropout=0.1), Adam(0.01), 64, True),
+    ]:
+        weights = []
+        for n_threads in (1, 2, 8):
+            trainer = Trainer(model, opt, backend="numba", batch_size=batch_size, n_threads=n_threads)
+            trainer.fit(few, epochs=2, shuffle=shuffle)
+            weights.append(trainer.weights)
+        for name, value in weights[0].items():
+            for other in weights[1:]:
+                np.testing.assert_array_equal(other[name], value)
+
+
+def test_no_more_threads_than_asked_for():
+    seen = []
+
+    def work(part):
+        seen.append((threading.current_thread(), part))
+
+    numba_cpu._share(work, 10, 3)
+    assert sorted((part.start, part.stop) for _, part in seen) == [(0, 3), (3, 6), (6, 10)]
+    assert len({thread for thread, _ in seen}) == 3
+    assert threading.current_thread() in {thread for thread, _ in seen}
+    seen.clear()
+    numba_cpu._share(work, 2, 8)
+    assert len(seen) == 2
+
+
+def test_the_usual_variables_limit_threads(monkeypatch):
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = numba_cpu.threads_by_default()
+    assert cores >= 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert numba_cpu.threads_by_default() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1000")
+    assert numba_cpu.threads_by_default() == cores
+
+
+def test_tiles_need_single_ratings(ratings):
+    with pytest.raises(ValueError, match="batch_size must be 1, it is 64"):
+        Trainer(DotBias(2), SGD(0.01)).fit(ratings, shuffle="tiles")
+    with pytest.raises(ValueError, match="shuffle is 'blocks'"):
+        Trainer(DotBias(2), SGD(0.01)).fit(ratings, shuffle="blocks")
+
+
+def test_divergence_in_tiles_keeps_the_last_good_weights(ratings):
+    from minicf import DivergenceError
+
+    few = ratings.take(np.arange(0, len(ratings), 20))
+    trainer = Trainer(DotBias(5), SGD(0.01), backend="numba", batch_size=1)
+    trainer.fit(few, shuffle="tiles")
+    good = trainer.weights
+    trainer.lr = 100.0
+    with pytest.raises(DivergenceError) as caught:
+        trainer.fit(few, shuffle="tiles")
+    assert caught.value.epoch == 2
+    assert caught.value.lr == 100.0
+    for name, value in trainer.weights.items():
+        np.testing.assert_array_equal(value, good[name])
+
+
+# --- the rest -----------------------------------------------------------------------------------------------------
+
+
+def test_auto_takes_numba(caplog):
+    with caplog.at_level(logging.INFO, "minicf"):
+        module = get_backend("auto")
+    assert module.NAME in ("numba", "cupy")
+    assert f"backend {module.NAME}" in caplog.text
+
+
+def test_a_model_without_a_kernel_runs_composed_and_says_so_once(caplog):
+    model = Hybrid({"a": (Dot(3), 1.0), "b": (DotBias(3), 1.0)})
+    with caplog.at_level(logging.INFO, "minicf"):
+        programs = [numba_cpu.compile(model, SGD(0.1), model.init_weights(3, 4), 0, "float64") for _ in range(2)]
+    assert all(type(program) is base.Program for program in programs)
+    assert caplog.text.count("no compiled kernel") == 1
+
+
+def test_denormals_are_flushed_in_kernels_and_nowhere_else(ratings):
+    few = ratings.take(np.arange(2000))
+    Trainer(DotBias(3), Adam(0.01, weight_decay=0.1), backend="numba").fit(few)
+    small = np.array([1e-40], np.float32)
+    assert (small * np.float32(1.0))[0] != 0.0
+
+
+def test_memory_of_a_batch_is_bounded_by_the_tables():
+    model = DotBias(4)
+    program = numba_cpu.compile(model, Adam(0.01), model.init_weights(10, 20), 0, "float32")
+    n = 5000
+    user, item = np.arange(n, dtype=np.int32) % 10, np.arange(n, dtype=np.int32) % 20
+    program.train(user, item, np.ones(n, np.float32), np.arange(n, dtype=np.int32), n, 0.01)
+    users, items, _ = program._buffers[1]
+    assert users.arrays[5].shape[0] == 10  # gradients are held for rows that a batch names, never more than there are
+    assert items.arrays[6].shape[0] == 20
