@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -343,3 +346,31 @@ def test_memory_of_a_batch_is_bounded_by_the_tables():
     users, items, _ = program._buffers[1]
     assert users.arrays[5].shape[0] == 10  # gradients are held for rows that a batch names, never more than there are
     assert items.arrays[6].shape[0] == 20
+
+
+def test_compiling_is_said(tmp_path):
+    code = (
+        "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
+        "from minicf import *\n"
+        "train, _ = load_movielens().split()\n"
+        "t = Trainer(DotBias(2), SGD(0.01), backend='numba'); t.fit(train.take(range(100)))\n"
+    )
+    for said in (True, False):  # the second process takes it from the cache
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert ("compiled a kernel" in done.stdout) is said
+
+
+def test_without_a_folder_for_compiled_code_it_is_compiled_each_time(monkeypatch, caplog):
+    real = numba_cpu.njit
+
+    def no_folder(**options):
+        if options.pop("cache", False):
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(**options)
+
+    monkeypatch.setattr(numba_cpu, "njit", no_folder)
+    monkeypatch.setattr(numba_cpu, "_told", set())
+    assert numba_cpu._jit(lambda x: x + 1)(2) == 3
+    assert numba_cpu._jit(lambda x: x + 2)(2) == 4
+    assert caplog.text.count("set NUMBA_CACHE_DIR") == 1

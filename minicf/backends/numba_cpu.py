@@ -66,6 +66,7 @@ import operator
 import os
 import platform
 import threading
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,14 +85,28 @@ from minicf.optim import SGD, Adam, Optimizer
 from minicf.tiles import Tiles
 
 log = logging.getLogger("minicf")
+_told: set[str] = set()  # what was said once
 
 NAME = "numba"
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 """Never plain fastmath: it lets the compiler assume that no NaN exists, and divergence would go unseen."""
 
-_jit = njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-_inline = njit(nogil=True, fastmath=_FAST, error_model="numpy", forceinline=True)
+_options = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
+
+
+def _jit(function: Any) -> Any:
+    """Compile, and keep the result for later processes where there is a folder to keep it in."""
+    try:
+        return njit(cache=True, **_options)(function)
+    except RuntimeError as error:  # no folder that can be written
+        if "no_folder" not in _told:
+            _told.add("no_folder")
+            log.warning("compiled code cannot be kept for later processes (%s); set NUMBA_CACHE_DIR", error)
+        return njit(**_options)(function)
+
+
+_inline = njit(forceinline=True, **_options)
 """Parts of the kernels become part of them, where sizes are constants. It also keeps results the same to the last bit
 whether a process compiles a kernel or takes it from the cache: linked parts would be compiled anew beside it."""
 
@@ -1027,13 +1042,13 @@ def _epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
             ni = _place(item, order, lo, batch, i_slot, i_rows, i_count, i_place)
             if ADAM:
                 _adam_gather(
- W, nu, u_rows, u_table, u_last, u_w, t, sparse, scalars, betas, decays, sums, fades, good, eps,
- ucf, ucb, uc,
-)  # fmt: skip
+                    W, nu, u_rows, u_table, u_last, u_w, t, sparse, scalars, betas, decays, sums, fades, good,
+                    eps, ucf, ucb, uc,
+                )  # fmt: skip
                 _adam_gather(
- W, ni, i_rows, i_table, i_last, i_w, t, sparse, scalars, betas, decays, sums, fades, good, eps,
- icf, icb, ic,
-)  # fmt: skip
+                    W, ni, i_rows, i_table, i_last, i_w, t, sparse, scalars, betas, decays, sums, fades, good,
+                    eps, icf, icb, ic,
+                )  # fmt: skip
             else:
                 _linear_gather(
                     W, SLOTS, nu, u_rows, u_table, u_last, u_w, t, sparse, products, constant, logs, ucf, ucb, uc
@@ -1601,8 +1616,8 @@ class Program(base.Program):
         kernel = _epoch_kernel(self._W, self._SLOTS, bool(self._net_heads))
         seed = np.uint64(self.seed & 0xFFFFFFFFFFFFFFFF)
         with _one_blas_thread() if self._net_heads else contextlib.nullcontext():
-            failed = kernel(
-                *data, order, batch_size, users, items, self._heads, nets, opt, self.optimizer.sparse, flush, seed,
+            failed = _run(
+                kernel, *data, order, batch_size, users, items, self._heads, nets, opt, self.optimizer.sparse, flush, seed,
                 self.t, total,
             )  # fmt: skip
         self.t += -(-len(order) // batch_size) if failed < 0 else failed
@@ -1727,14 +1742,25 @@ def _one_blas_thread() -> Any:
     return _blas().limit(limits=1, user_api="blas")
 
 
+def _run(kernel: Any, *arguments: Any) -> Any:
+    """Call a kernel; say so if that meant compiling it, which takes seconds."""
+    if kernel.signatures:
+        return kernel(*arguments)
+    start = time.perf_counter()
+    result = kernel(*arguments)
+    if kernel.stats.cache_misses:
+        log.info(
+            "compiled a kernel, %.1f s with its first call; later processes start from the cache",
+            time.perf_counter() - start,
+        )
+    return result
+
+
 def _fading(beta: float, n: np.ndarray) -> np.ndarray:
     """beta^n, 0 where it is too small to matter: a product with it would be a denormal number, a hundredfold slower."""
     power = beta**n
     power[power < 1e-30] = 0.0
     return power
-
-
-_told: set[str] = set()
 
 
 def compile(
