@@ -1,7 +1,6 @@
 """minicf: collaborative filtering from scratch, derived by hand, fast on CPU and GPU."""
 
 from minicf.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, PrintEpochs
-
 from minicf.checking import check_gradients
 from minicf.data import Ratings, Vocabulary, load_movielens
 from minicf.files import FileError, load_weights, save_weights

@@ -21,6 +21,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 _MIX1 = 0xBF58476D1CE4E5B9
 _MIX2 = 0x94D049BB133111EB
 _MASK = 0xFFFFFFFFFFFFFFFF
+_CHUNK = 1 << 18
 
 
 def _mix(z: int) -> int:
@@ -92,11 +93,17 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     -------
     array of int32, shape (n,)
     """
-    position = np.arange(n, dtype=np.uint64)
     low = np.uint64(max(n - 1, 0).bit_length())
-    keys = ((bits(key(seed, SHUFFLE, 0, epoch), position) >> low) << low) | position
+    stream = key(seed, SHUFFLE, 0, epoch)
+    keys = np.empty(n, np.uint64)
+    for start in range(0, n, _CHUNK):  # so that temporary arrays stay small
+        position = np.arange(start, min(start + _CHUNK, n), dtype=np.uint64)
+        keys[start : start + _CHUNK] = ((bits(stream, position) >> low) << low) | position
     keys.sort()
-    return (keys & ((np.uint64(1) << low) - np.uint64(1))).astype(np.int32)
+    order = np.empty(n, np.int32)
+    for start in range(0, n, _CHUNK):
+        order[start : start + _CHUNK] = keys[start : start + _CHUNK] & ((np.uint64(1) << low) - np.uint64(1))
+    return order
 
 
 def dropout_threshold(rate: float) -> int:

@@ -1617,8 +1617,8 @@ class Program(base.Program):
         seed = np.uint64(self.seed & 0xFFFFFFFFFFFFFFFF)
         with _one_blas_thread() if self._net_heads else contextlib.nullcontext():
             failed = _run(
-                kernel, *data, order, batch_size, users, items, self._heads, nets, opt, self.optimizer.sparse, flush, seed,
-                self.t, total,
+                kernel, *data, order, batch_size, users, items, self._heads, nets, opt, self.optimizer.sparse, flush,
+                seed, self.t, total,
             )  # fmt: skip
         self.t += -(-len(order) // batch_size) if failed < 0 else failed
         return failed
