@@ -8,8 +8,12 @@ from typing import Any
 
 log = logging.getLogger("minicf")
 
-_MODULES = {"numba": "minicf.backends.numba_cpu", "numpy": "minicf.backends.base"}
-_PREFERENCE = ("numba", "numpy")
+_MODULES = {
+    "cupy": "minicf.backends.cupy_gpu",
+    "numba": "minicf.backends.numba_cpu",
+    "numpy": "minicf.backends.base",
+}
+_PREFERENCE = ("cupy", "numba", "numpy")
 
 NAMES = tuple(_MODULES)
 

@@ -1,0 +1,189 @@
+"""Mistakes put into kernels.cu one at a time: the tests of the kernels must see each of them.
+
+``MINICF_EMULATE=race python -m tests.cuda.mutants [NAME …]`` prints how each was caught.
+"""
+
+# ruff: noqa: E501 - a table of source lines
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+from minicf.backends import cupy_gpu
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old`, which stands in the source exactly `times` times, becomes `new` in place number `which` (or all)."""
+
+    old: str
+    new: str
+    which: int | None = 0
+    seen: bool = True
+    """False: only weak memory order could show it, which a CPU has not."""
+
+    def apply(self, source: str) -> str:
+        parts = source.split(self.old)
+        if len(parts) < 2 or (self.which is not None and self.which + 1 >= len(parts)):
+            raise ValueError(f"kernels.cu has no {self.old!r} number {self.which}")
+        if self.which is None:
+            return self.new.join(parts)
+        i = self.which + 1
+        return self.old.join(parts[:i]) + self.new + self.old.join(parts[i:])
+
+
+MUTANTS = {
+    # barriers
+    "arrive-without-block": Mutant("GRID_ARRIVED();\n    __syncthreads();", "GRID_ARRIVED();"),
+    "wait-without-block": Mutant("    }\n    __syncthreads();\n    GRID_PASSED();", "    }\n    GRID_PASSED();"),
+    "barrier-too-low": Mutant("grid_wait(barrier, passed += blocks);", "grid_wait(barrier, (passed += blocks) - 1);", None),
+    "barrier-counts-plainly": Mutant("atomicAdd(barrier, 1u);", "*barrier = *barrier + 1;"),
+    "rows-unwaited": Mutant("resident_stamps[i] = 0;\n        __syncthreads();", "resident_stamps[i] = 0;"),
+    "sweep-unwaited": Mutant("                __syncthreads();\n                for (int i = threadIdx.x; i < own;", "                for (int i = threadIdx.x; i < own;"),
+    "sum-unwaited": Mutant("shared[threadIdx.x] = x;\n    __syncthreads();", "shared[threadIdx.x] = x;"),
+    "layer-unwaited": Mutant("            __syncthreads();\n            real* swap = now;", "            real* swap = now;"),
+    "layer-unwaited-back": Mutant("                }\n            }\n            __syncthreads();\n        }\n    }\n}", "                }\n            }\n        }\n    }\n}"),
+    "group-unwaited": Mutant("                    d_pairs[x] = 0;\n                }\n                __syncthreads();", "                    d_pairs[x] = 0;\n                }"),
+    "stamp-unwaited": Mutant("                __syncwarp();  // every lane has read the stamp\n", ""),
+    "no-fence": Mutant("__threadfence();", "", None, seen=False),
+    # warps
+    "half-a-warp": Mutant("x += __shfl_xor_sync(ALL_LANES, x, flip)", "x += __shfl_xor_sync(0x0000ffffu, x, flip)"),
+    "sum-of-half-a-warp": Mutant("for (int flip = 16; flip; flip >>= 1)", "for (int flip = 8; flip; flip >>= 1)"),
+    "ragged-warp": Mutant("int count = min(32, to - e0);", "int count = has ? min(32, to - e0) : 0;"),
+    # duplicates
+    "lost-duplicate": Mutant("for (int j = 0; j < count; ++j) {", "for (int j = 0; j < min(count, 1); ++j) {"),
+    "lost-duplicate-of-items": Mutant("for (int j = 0; j < count; ++j) {", "for (int j = 0; j < min(count, 1); ++j) {", 2),
+    "lost-last": Mutant("to = work.begin[segment + 1];", "to = max(from + 1, work.begin[segment + 1] - 1);"),
+    "lost-beyond-a-warp": Mutant("e0 < to; e0 += 32", "e0 < min(to, from + 32); e0 += 32", None),
+    "share-forgotten": Mutant("(real)(to - from) / size", "(real)1 / size"),
+    # widths
+    "bias-as-factor": Mutant("first_column(c, lane) + i < a.factors ? x * y : x + y", "first_column(c, lane) + i <= a.factors ? x * y : x + y"),
+    "last-columns-unread": Mutant("        if (column < stride)\n            out[c]", "        if (column < stride - 4)\n            out[c]"),
+    "last-columns-unwritten": Mutant("        if (column < stride) put(to + column, from[c]);", "        if (column < stride - 4) put(to + column, from[c]);"),
+    "columns-beyond": Mutant("        if (column < stride) put(to + column, from[c]);", "        if (column <= stride) put(to + column, from[c]);"),
+    "one-chunk": Mutant("return (chunk * 32 + lane) * 4", "return lane * 4"),
+    # owners
+    "wrong-owner": Mutant("(int64)(row % p.parts) * rows_per_part(p)", "(int64)((row + 1) % p.parts) * rows_per_part(p)"),
+    "wrong-slot": Mutant("(is_item ? 0 : p.n) + (int64)place[e]", "(is_item ? p.n : 0) + (int64)place[e]"),
+    "own-one-less": Mutant("(rows - block + blocks - 1) / blocks : 0", "(rows - block - 1) / blocks : 0"),
+    "every-block-all-weights": Mutant("for (int x = block * blockDim.x + threadIdx.x; x < nets.n_dense; x += blocks * blockDim.x)", "for (int x = threadIdx.x; x < nets.n_dense; x += blockDim.x)"),
+    # stale reads
+    "old-exchange": Mutant("real* published = exchange + (step & 1) * half", "real* published = exchange + (~step & 1) * half"),
+    "one-exchange": Mutant("(step & 1) * half", "0", None),
+    "not-published-again": Mutant("if (next >= 0) store_vec", "if (next > 0) store_vec"),
+    "published-before-moved": Mutant("slot_in(p, keys, ordinal, step + 1, target)", "slot_in(p, keys, ordinal, step + 2, target)"),
+    "all-fresh": Mutant("slot_in(p, keys, ordinal, step - 1, target) < 0", "1"),
+    "not-caught-up": Mutant("if (!SPARSE && stamp < step) {", "if (!SPARSE && stamp < step - 1) {"),
+    "stamp-forgotten": Mutant("if (!SPARSE && lane == 0) stamp_of(row) = step + 1;", ""),
+    "users-moved-first": Mutant("store_vec(before + (int64)(segment - part[0]) * a.stride, r.w, a.stride, lane);\n        clear(g);", "clear(g);\n        store_vec(before + (int64)(segment - part[0] + 1) * a.stride, r.w, a.stride, lane);"),
+    "items-behind": Mutant("if (stamp >= step) continue;", "if (stamp >= step - 1) continue;"),
+    "old-inputs": Mutant("inputs_of(nets, h, l, batch, first + r)[i] > 0", "now[i] > 0"),
+    # catching up
+    "products-swapped": Mutant("then(all[(int64)level * steps + last], all[(int64)level * steps + from])", "then(all[(int64)level * steps + from], all[(int64)level * steps + last])"),
+    "level-off": Mutant("int level = 31 - __clz(from ^ last);", "int level = 30 - __clz(from ^ last);"),
+    "one-step-less": Mutant("int last = to - 1;", "int last = max(from, to - 2);"),
+    "stops-too-soon": Mutant("bool mine = every || !a.fading;", "bool mine = false; if (t > from) break;"),
+    "moments-not-faded": Mutant("row.v[c].x[i] *= second;", ""),
+    # sums and sizes
+    "last-batch-full": Mutant("const int size = min(batch, n - step * batch);", "const int size = batch;", None),
+    "plan-bound": Mutant("if (keys[middle] < key)", "if (keys[middle] <= key)"),
+    "gradient-less-one": Mutant("for (int j = 0; j < size; ++j) g += i[", "for (int j = 0; j + 1 < size; ++j) g += i["),
+    "mask-of-another-layer": Mutant("dropout(h, l + 1, t, (first + r) * units + m)", "dropout(h, l, t, (first + r) * units + m)"),
+    "mask-of-another-step": Mutant("at, nets.t[0] + step + 1,", "at, nets.t[0] + step,"),
+}  # fmt: skip
+
+
+def suite() -> None:
+    """What a kernel has to get right; raises where it does not."""
+    from minicf.backends import base
+    from minicf.models import DotBias, Hybrid, Net
+    from minicf.optim import SGD, Adam
+    from tests import cases
+    from tests.cuda import standin
+
+    few = cases.Problem(n_users=7, n_items=9, n_ratings=41, batch=6, epochs=2)
+    many = cases.Problem(n_users=4, n_items=4, n_ratings=100, batch=70, epochs=1)
+    hybrid = Hybrid({"net": (Net(7, hidden=(9, 6), dropout=(0.2, 0.0, 0.4)), 0.2), "dot": (DotBias(7), 1.0)})
+    momentum = SGD(0.01, momentum=0.9, weight_decay=0.02)
+    per_rating = SGD(0.01, weight_decay=0.1, decay="per_rating")
+    runs = [
+        (DotBias(7, rating_range=(0.5, 5.0)), momentum, few),
+        (DotBias(7), Adam(0.01, betas=(0.3, 0.999), decay="decoupled", weight_decay=0.01), few),
+        (DotBias(50), Adam(0.001, weight_decay=0.01), few),
+        (DotBias(65), per_rating, few),
+        (DotBias(3), momentum, many),
+        (hybrid, Adam(0.01), few),
+        (DotBias(2), Adam(0.01, betas=(0.0, 0.9)), few),
+    ]
+    wide = [(DotBias(130), SGD(0.001), few)]
+    for path in ("resident", "touched", "large"):
+        with standin.emulated(path, processors=3, threads=64) as module:
+            for model, optimizer, problem in runs + wide * (path == "resident"):
+                expected = cases.run(base, model, optimizer, problem)
+                result = cases.run(module, model, optimizer, problem)
+                worst = max(cases.distances(result, expected).values())
+                if not worst < cases.TOLERANCE:
+                    raise AssertionError(f"{path}: {model} with {optimizer} is {worst:.2g} away from the reference")
+
+
+def attempt(name: str, report: int) -> None:
+    """In a child process: run the suite on a mutant and write how it was caught, if it was."""
+    source = cupy_gpu.source()
+    text = source if name == "none" else MUTANTS[name].apply(source)
+    module: Any = cupy_gpu
+    module.source = lambda: text
+    try:
+        suite()
+    except Exception as error:
+        os.write(report, f"{type(error).__name__}: {str(error).splitlines()[0][:300]}".encode())
+        os._exit(1)
+    os._exit(0)
+
+
+def main(names: list[str]) -> int:
+    """Try mutants, two at a time, each in a process of its own; print name and how as a line of JSON each."""
+    import tests.cases  # noqa: F401 - children share what is imported here
+
+    waiting, running = list(names or MUTANTS), {}
+    while waiting or running:
+        while waiting and len(running) < 2:
+            name = waiting.pop(0)
+            read, write = os.pipe()
+            child = os.fork()
+            if child == 0:
+                signal.alarm(120)
+                attempt(name, write)
+            os.close(write)
+            running[child] = name, read
+        child, status = os.wait()
+        name, read = running.pop(child)
+        with os.fdopen(read) as pipe:
+            how = pipe.read()
+        print(json.dumps([name, (how or f"died of status {status}") if status else None]), flush=True)
+    return 0
+
+
+def try_all(names: list[str]) -> dict[str, str | None]:
+    """How each mutant was caught; None for those that were not."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {
+            "MINICF_EMULATE": "race", "MINICF_EMULATE_SEED": "7", "MINICF_EMULATE_CACHE": cache,
+            "MINICF_EMULATE_OPTIMISE": "-O0",
+        }  # fmt: skip
+        root = Path(__file__).parents[2]
+        done = run(
+            [sys.executable, "-m", "tests.cuda.mutants", *names], env=environment | {"PYTHONPATH": str(root)},
+            capture_output=True, text=True, cwd=root, check=True,
+        )  # fmt: skip
+    return dict(json.loads(line) for line in done.stdout.splitlines())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

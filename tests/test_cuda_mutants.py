@@ -1,0 +1,25 @@
+"""The tests of the kernels are tested: each mistake put into kernels.cu is noticed (tests/cuda/mutants.py)."""
+
+from __future__ import annotations
+
+import pytest
+
+from minicf.backends import cupy_gpu
+from tests.cuda import emulator, mutants
+
+pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
+
+
+def test_every_mutant_is_caught():
+    outcome = mutants.try_all(["none", *mutants.MUTANTS])
+    assert outcome.pop("none") is None, "the suite fails on the kernels as they are"
+    survivors = {name for name, how in outcome.items() if how is None}
+    assert survivors == {name for name, mutant in mutants.MUTANTS.items() if not mutant.seen}
+    assert len(outcome) - len(survivors) >= 20
+
+
+def test_mutants_change_the_source():
+    source = cupy_gpu.source()
+    texts = {mutant.apply(source) for mutant in mutants.MUTANTS.values()}
+    assert len(texts) == len(mutants.MUTANTS)
+    assert source not in texts

@@ -1,0 +1,198 @@
+"""Per-rating SGD and the best items, on the GPU backend: as `test_cuda_parity.py`, under the emulator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minicf.backends import base
+from minicf.models import Dot, DotBias, Model, Net
+from minicf.optim import SGD, Adam
+from minicf.tiles import Tiles
+from tests import cases
+from tests.cuda import emulator, standin
+
+pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
+
+PROBLEM = cases.Problem(n_users=23, n_items=31, n_ratings=300)
+
+
+@pytest.mark.parametrize("workers", [1, 4, 9])
+@pytest.mark.parametrize("k", [5, 50, 127, 130])
+@pytest.mark.parametrize(("processors", "threads"), [(3, 64), (1, 32), (5, 32)])
+def test_tiles_are_the_ratings_one_after_the_other(k, workers, processors, threads):
+    model = DotBias(k, rating_range=cases.RANGE, global_mean=0.2)
+    optimizer = SGD(0.01, weight_decay={"user_factors": 0.1, "item_bias": 0.02}, decay="per_rating")
+    user, item, rating = PROBLEM.ratings()
+    weights = {name: 0.3 * w for name, w in PROBLEM.weights(model).items()}
+    order = PROBLEM.orders()[0]
+    rates = np.linspace(0.02, 0.005, workers)
+    with standin.emulated(processors=processors, threads=threads) as module:
+        program = module.PerRating(model, optimizer, weights, "float64", workers)
+        import cupy
+
+        tiled, starts = (x.get() for x in program.tiled(cupy.asarray(user), cupy.asarray(item), cupy.asarray(order)))
+        progress = program.train_cut(user, item, rating, order, rates)
+        result = program.weights()
+    assert sorted(tiled) == sorted(order)
+    # No two tiles of a round share a user or an item.
+    for r in range(workers):
+        for side in (user, item):
+            tiles = [set(side[tiled[starts[r, t] : starts[r, t + 1]]]) for t in range(workers)]
+            assert sum(map(len, tiles)) == len(set().union(*tiles))
+    reference = base.compile(model, optimizer, weights, 0, "float64")
+    expected = reference.train(user, item, rating, tiled, 1, np.repeat(rates, starts[:, -1] - starts[:, 0]))
+    assert progress.failed_step == expected.failed_step == -1
+    np.testing.assert_allclose(progress.squared_error, expected.squared_error, rtol=1e-10)
+    for name, value in reference.weights().items():
+        assert cases.distance(result[name], value) < cases.TOLERANCE, name
+
+
+def test_tiles_give_the_same_bits_from_any_geometry():
+    model, optimizer = DotBias(7), SGD(0.01)
+    user, item, rating = PROBLEM.ratings()
+    results = []
+    for processors, threads in ((3, 64), (1, 32), (8, 96)):
+        with standin.emulated(processors=processors, threads=threads) as module:
+            program = module.PerRating(model, optimizer, PROBLEM.weights(model), "float32", 6)
+            program.train_cut(user, item, rating, PROBLEM.orders()[0], 0.01)
+            results.append(program.weights()["item_factors"])
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def planted(k: int = 4) -> tuple[np.ndarray, ...]:
+    """Ratings of which the best possible error is known: factors, biases and noise of 0.1."""
+    random = np.random.default_rng(4)
+    p, q, b = random.normal(size=(60, k)), random.normal(size=(50, k)), random.normal(size=50)
+    user, item = (x.astype(np.int32) for x in np.divmod(np.arange(3000), 50))
+    rating = (p * 0.5)[user] * q[item]
+    return user, item, (rating.sum(1) + 0.5 * b[item] + random.normal(0, 0.1, 3000)).astype(np.float32)
+
+
+def test_half_precision_learns_as_well_and_so_does_racing():
+    user, item, rating = planted()
+    held = np.random.default_rng(9).uniform(size=3000) < 0.1
+    model, optimizer = DotBias(4, init=("normal", 0.0, 0.1)), SGD(0.03)
+    weights = model.init_weights(60, 50, 1)
+    errors = {}
+    with standin.emulated(processors=2, threads=64) as module:
+        for name, storage, how in (
+            ("single", "float32", "train_cut"), ("half", "float16", "train_cut"), ("racing", "float32", "train_racing"),
+        ):  # fmt: skip
+            program = module.PerRating(model, optimizer, weights, storage, 8)
+            random = np.random.default_rng(1)
+            for _ in range(25):
+                order = random.permutation(np.flatnonzero(~held)).astype(np.int32)
+                getattr(program, how)(user, item, rating, order, 0.03)
+            difference = program.predict(user[held], item[held]) - rating[held]
+            errors[name] = float(np.sqrt(np.mean(difference**2)))
+            assert program.weights()["user_factors"].dtype == np.float32
+    assert errors["single"] < 0.2  # the noise is 0.1; guessing the mean is 1.1
+    assert abs(errors["half"] - errors["single"]) < 0.005
+    assert abs(errors["racing"] - errors["single"]) < 0.02
+
+
+def test_what_per_rating_refuses():
+    model = DotBias(3)
+    with standin.emulated() as module:
+        weights = model.init_weights(4, 4)
+        for optimizer in (SGD(0.1, momentum=0.9), Adam(0.1), SGD(0.1, weight_decay=0.1)):
+            with pytest.raises(ValueError, match="moves other rows than its rating's"):
+                module.PerRating(model, optimizer, weights)
+        program = module.PerRating(model, SGD(0.1), weights)
+        with pytest.raises(ValueError, match="train_cut"):
+            program.train(*PROBLEM.ratings(), np.zeros(1, np.int32), 1, 0.1)
+
+
+class Table:
+    """As much of `Ratings` as `Tiles` needs."""
+
+    def __init__(self, problem: cases.Problem) -> None:
+        self.user, self.item, self.rating = problem.ratings()
+        self.n_users, self.n_items = problem.n_users, problem.n_items
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def user_counts(self):
+        return np.bincount(self.user, minlength=self.n_users)
+
+    def item_counts(self):
+        return np.bincount(self.item, minlength=self.n_items)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd-none-dense", "sgd-per_rating-dense", "sgd-l2-sparse", "momentum-l2-dense"])
+def test_the_tiles_of_the_trainer(optimizer):
+    model = cases.MODELS["bias"]
+    optimizer = cases.optimizer(optimizer, model)
+    tiles = Tiles(Table(PROBLEM), 5)
+    outcomes = []
+    for which in ("numpy", "gpu"):
+        with standin.emulated() as module:
+            program = (base if which == "numpy" else module).compile(
+                model, optimizer, PROBLEM.weights(model), 0, "float64"
+            )
+            errors = []
+            for rounds in ([3], [0, 4, 1], [2]):
+                progress = program.train_tiles(tiles, np.array(rounds), np.linspace(0.01, 0.005, len(rounds)))
+                assert progress.failed_step == -1
+                errors.append(progress.squared_error)
+            outcomes.append(cases.Outcome(np.array(errors), program.weights(), program.state()))
+    assert max(cases.distances(outcomes[1], outcomes[0]).values()) < cases.TOLERANCE
+
+
+def test_a_rating_that_fails_is_named():
+    problem = cases.Problem(n_users=23, n_items=31, n_ratings=300)
+    table = Table(problem)
+    tiles = Tiles(table, 4)
+    tiles.rating[150] = np.inf
+    rounds = np.arange(4)
+    model = cases.MODELS["bias"]
+    with standin.emulated() as module:
+        program = module.compile(model, SGD(0.01), problem.weights(model), 0, "float64")
+        progress = program.train_tiles(tiles, rounds, np.full(4, 0.01))
+    reference = base.compile(model, SGD(0.01), problem.weights(model), 0, "float64")
+    expected = reference.train_tiles(tiles, rounds, np.full(4, 0.01))
+    assert progress.failed_step == expected.failed_step == 150
+    np.testing.assert_allclose(progress.squared_error, expected.squared_error)
+
+
+# --- the best items ---------------------------------------------------------------------------------------------------
+
+MODELS: dict[str, Model] = {
+    "dot": Dot(3),
+    "bias": DotBias(5, rating_range=cases.RANGE, global_mean=0.4),
+    "net": Net(4, hidden=(6,), dropout=0.5, rating_range=cases.RANGE),
+    "hybrid": cases.MODELS["hybrid"],
+}
+
+
+@pytest.mark.parametrize("n", [1, 4, 33, 70, 100])
+@pytest.mark.parametrize("model", list(MODELS))
+def test_the_best_items(monkeypatch, model, n):
+    model = MODELS[model]
+    problem = cases.Problem(n_users=9, n_items=70)
+    weights = problem.weights(model)
+    weights["item_factors"][40:44] = weights["item_factors"][3]  # equals
+    if "item_bias" in weights:
+        weights["item_bias"][40:44] = weights["item_bias"][3]
+    users = np.array([0, 8, 3, 3, 5], np.int32)
+    random = np.random.default_rng(2)
+    left_out = [np.sort(random.choice(70, size, replace=False)) for size in (0, 70, 69, 10, 35)]
+    begin = np.concatenate([[0], np.cumsum([len(x) for x in left_out])])
+    reference = base.compile(model, SGD(0.1), weights, 0, "float64")
+    with standin.emulated(processors=2) as module:
+        monkeypatch.setattr(module, "_SCORES", 140)  # two users a block
+        program = module.compile(model, SGD(0.1), weights, 0, "float64")
+        for seen in (None, (begin, np.concatenate(left_out).astype(np.int32))):
+            items, scores = program.top(users, n, seen)
+            assert items.shape == scores.shape == (5, min(n, 70))
+            for j, user in enumerate(users):
+                y = reference.predict(np.full(70, user, np.int32), np.arange(70, dtype=np.int32))
+                allowed = np.setdiff1d(np.arange(70), left_out[j] if seen else [])
+                best = allowed[np.lexsort((allowed, -np.round(y[allowed], 12)))][:n]
+                assert items[j, : len(best)].tolist() == best.tolist()
+                assert (items[j, len(best) :] == -1).all()
+                np.testing.assert_allclose(scores[j, : len(best)], y[best], rtol=1e-12)
+                assert np.isnan(scores[j, len(best) :]).all()
