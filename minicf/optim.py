@@ -263,7 +263,7 @@ _KINDS: dict[str, type[Optimizer]] = {"SGD": SGD, "Adam": Adam}
 
 def to_config(optimizer: Optimizer) -> dict[str, Any]:
     """An optimiser's arguments as a dict that JSON can hold."""
-    return {"kind": type(optimizer).__name__, **asdict(optimizer)}
+    return {"kind": type(optimizer).__name__, **asdict(optimizer)}  # type: ignore[call-overload]
 
 
 def from_config(config: Mapping[str, Any]) -> Optimizer:

@@ -92,7 +92,7 @@ NAME = "numba"
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 """Never plain fastmath: it lets the compiler assume that no NaN exists, and divergence would go unseen."""
 
-_options = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
+_options: dict[str, Any] = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
 
 
 def _jit(function: Any) -> Any:
@@ -201,10 +201,10 @@ class Side(NamedTuple):
 
 
 @intrinsic
-def _exchange_mxcsr(context, value):  # type: ignore[no-untyped-def]
+def _exchange_mxcsr(context, value):
     """Set the processor's floating-point control word, return the old one; nothing, and 0, where there is none."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         i32 = ir.IntType(32)
         if platform.machine() not in ("x86_64", "AMD64"):
             return i32(0)
@@ -263,20 +263,20 @@ def _address(context: Any, builder: Any, kind: Any, arguments: Any) -> Any:
 
 
 @intrinsic
-def _load(context, array, row, column):  # type: ignore[no-untyped-def]
+def _load(context, array, row, column):
     """The vector at (row, column) of a table."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.load(_address(context, builder, signature.args[0], arguments), align=4)
 
     return _Vector(array.dtype)(array, types.intp, types.intp), generate
 
 
 @intrinsic
-def _store(context, array, row, column, vector):  # type: ignore[no-untyped-def]
+def _store(context, array, row, column, vector):
     """Put a vector at (row, column) of a table."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         builder.store(arguments[3], _address(context, builder, signature.args[0], arguments), align=4)
         return context.get_dummy_value()
 
@@ -295,11 +295,11 @@ def _binary(name: str) -> Any:
     """An operation on two vectors, or a vector and a number of its element type."""
 
     @intrinsic
-    def operation(context, a, b):  # type: ignore[no-untyped-def]
+    def operation(context, a, b):
         vector = a if isinstance(a, _Vector) else b
         kinds = [x if isinstance(x, _Vector) else vector.element for x in (a, b)]
 
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):
             kind = context.get_value_type(signature.return_type)
             x, y = (_splat(builder, value, kind) for value in arguments)
             return getattr(builder, name)(x, y, flags=_FLAGS)
@@ -313,7 +313,7 @@ def _write_as(sign: Any, operation: Any) -> None:
     """Let ``a sign b`` mean an operation on vectors."""
 
     @overload(sign, inline="always")
-    def implement(a, b):  # type: ignore[no-untyped-def]
+    def implement(a, b):
         if isinstance(a, _Vector) or isinstance(b, _Vector):
             return lambda a, b: operation(a, b)
         return None
@@ -325,20 +325,20 @@ _write_as(operator.mul, _binary("fmul"))
 
 
 @intrinsic
-def _zero(context, array):  # type: ignore[no-untyped-def]
+def _zero(context, array):
     """A vector of zeros, of the array's dtype."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return ir.Constant(context.get_value_type(signature.return_type), None)
 
     return _Vector(array.dtype)(array), generate
 
 
 @intrinsic
-def _sum(context, vector):  # type: ignore[no-untyped-def]
+def _sum(context, vector):
     """The sum of a vector's numbers."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         element, whole = (context.get_value_type(kind) for kind in (vector.element, vector))
         name = f"llvm.vector.reduce.fadd.v{vector.lanes}f{vector.element.bitwidth}"
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(element, [element, whole]), name)
@@ -348,14 +348,14 @@ def _sum(context, vector):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _inverse_root(context, vector, root, eps):  # type: ignore[no-untyped-def]
+def _inverse_root(context, vector, root, eps):
     """1 / (sqrt(v) root + eps), as Adam divides (U8).
 
     Root and division share one slow unit of the processor. With AVX-512 and float32 the division is left to the
     estimate of 1/x, good to 14 bits, and a step of Newton's method, which doubles them: as exact as float32 is.
     """
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         kind = context.get_value_type(vector)
         v, (root, eps) = arguments[0], (_splat(builder, x, kind) for x in arguments[1:])
         bits = vector.element.bitwidth
@@ -1442,7 +1442,10 @@ class Program(base.Program):
 
     def _nets(self, batch: int) -> Nets:
         optimizer = self.optimizer
-        layers, heads, options, scales = [], [], [], []
+        layers: list[tuple[int, ...]] = []
+        heads: list[tuple[int, int, int]] = []
+        options: list[tuple[float, ...]] = []
+        scales: list[float] = []
         x_at = drop_stream = 0
         for prefix, net, place, weight in self._net_heads:
             heads.append((len(layers), len(net.layers()), place))
