@@ -112,6 +112,31 @@ def test_the_sum_over_a_gap_is_used_and_exact():
     assert good[400:1400].all()
 
 
+@pytest.mark.parametrize("gap", [1, 3, 30, 400])
+@pytest.mark.parametrize("decay", [{}, {"weight_decay": {"item_bias": 2.0, "item_factors": 3.0}, "decay": "decoupled"}])
+def test_the_expansion_is_as_exact_as_it_says_where_eps_matters(gap, decay):
+    """Second moments around eps^2, where every term of (C4) counts: x is near 1 there, elsewhere near 0."""
+    model, opt = DotBias(5), Adam(0.01, **decay)
+    start = model.init_weights(2, 40, 1)
+    random = np.random.RandomState(0)
+    state = opt.init_state({name: value.copy() for name, value in start.items()}) | {"step": np.array(300)}
+    for name in ("item_factors", "item_bias"):
+        state[f"first.{name}"] = 1e-8 * random.standard_normal(start[name].shape)
+        state[f"second.{name}"] = (1e-8 * random.choice([0.0, 0.1, 1.0, 10.0], start[name].shape)) ** 2
+    zeros = np.zeros(gap, np.int32)
+    outcomes = []
+    for module in (base, numba_cpu):
+        program = module.compile(model, opt, start, 0, "float64")
+        program.load(start, state)
+        program.train(zeros, zeros, np.ones(gap, np.float32), np.arange(gap, dtype=np.int32), 1, 0.01)
+        outcomes.append(program.weights())
+    for name in ("item_factors", "item_bias"):
+        moved = np.abs(outcomes[0][name] - start[name])[1:]  # row 0 is named at each step
+        error = np.abs(outcomes[1][name] - outcomes[0][name])[1:]
+        assert moved.max() > 0.005
+        assert (error <= numba_cpu._TOLERANCE * moved + 1e-15).all()
+
+
 FLOAT32 = ("momentum l2", "adam", "adamw by name", "adam l2")
 
 
