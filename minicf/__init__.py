@@ -1,5 +1,7 @@
 """minicf: collaborative filtering from scratch, derived by hand, fast on CPU and GPU."""
 
+from typing import TYPE_CHECKING, Any
+
 from minicf.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, PrintEpochs
 from minicf.checking import check_gradients
 from minicf.data import Ratings, Vocabulary, load_movielens
@@ -9,7 +11,23 @@ from minicf.optim import SGD, Adam
 from minicf.schedules import Constant, Cosine, CosineRestarts, Exponential, OneCycle, Step
 from minicf.train import DivergenceError, History, Trainer
 
+if TYPE_CHECKING:
+    from minicf.evaluation import cross_validate
+    from minicf.recommender import Recommender, load
+
 __version__ = "0.1.0"
+
+# Made at first use: they are scikit-learn's, which takes longer to import than all of this.
+_LATER = {"Recommender": "recommender", "load": "recommender", "cross_validate": "evaluation"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        from importlib import import_module
+
+        return getattr(import_module(f"minicf.{_LATER[name]}"), name)
+    raise AttributeError(f"module 'minicf' has no attribute {name!r}")
+
 
 __all__ = [
     "Adam",
@@ -31,11 +49,14 @@ __all__ = [
     "OneCycle",
     "PrintEpochs",
     "Ratings",
+    "Recommender",
     "SGD",
     "Step",
     "Trainer",
     "Vocabulary",
     "check_gradients",
+    "cross_validate",
+    "load",
     "load_movielens",
     "load_weights",
     "save_weights",

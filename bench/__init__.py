@@ -1,0 +1,1 @@
+"""Benchmarks of minicf beside other engines: `python -m bench`. See README.md in this folder."""

@@ -1,0 +1,73 @@
+"""`python -m bench`: measure, write the records, make the tables and plots of them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks; see bench/README.md.")
+    parser.add_argument("--only", metavar="CASE", action="append", default=[],
+                        help="a case, the beginning of its name, or the letter of a group; repeatable")  # fmt: skip
+    parser.add_argument("--list", action="store_true", help="name the cases and stop")
+    parser.add_argument("--quick", action="store_true",
+                        help="tiny sizes and two turns: whether all runs, not how fast")  # fmt: skip
+    parser.add_argument("--turns", type=int, metavar="N", help="another number of turns than a case has")
+    parser.add_argument("--threads", type=int, metavar="N", default=min(2, os.cpu_count() or 1),
+                        help="threads for every contender (default: 2, or 1 on one core)")  # fmt: skip
+    parser.add_argument("--libmf", metavar="PATH", default="", help="LIBMF's mf-train, built by you")
+    parser.add_argument("--data", metavar="PATH", default="",
+                        help="a local MovieLens folder or zip, instead of ml-latest-small")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="CSV", help="records (default: bench/results/cpu.csv)")
+    parser.add_argument("--search", action="store_true", help="search anew for each engine's best settings of (e)")
+    parser.add_argument("--report", action="store_true", help="make tables and plots from the records and stop")
+    parser.add_argument("--gpu", action="store_true", help="the GPU's cases instead")
+    args, rest = parser.parse_known_args(arguments)
+    if args.gpu:
+        from bench import gpu
+
+        raise SystemExit(gpu.main(rest + (["--turns", "2"] if args.quick else [])))
+    if rest:
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+
+    from bench import cases, report
+    from bench.measure import Bench
+    from bench.search import TRIALS, search
+
+    if args.report:
+        report.main()
+        return
+    searched = RESULTS / "search.csv"
+    options = cases.Options(
+        args.threads, args.quick, os.path.abspath(args.libmf) if args.libmf else "", args.data, searched
+    )
+    with tempfile.TemporaryDirectory(prefix="minicf-bench-") as folder:
+        if args.search:
+            out = args.out or searched
+            search(out, Path(folder), cases.TARGETS, 6 if args.quick else TRIALS, args.threads, options.libmf)
+            return
+        todo = cases.chosen(options, args.only)
+        if args.list:
+            for case in todo:
+                print(f"{case.group}  {case.name:<32} {case.title}")
+            return
+        begin = time.perf_counter()
+        out = args.out or (Path(folder) / "quick.csv" if args.quick else RESULTS / "cpu.csv")
+        bench = Bench(out, Path(folder))
+        for case in todo:
+            bench.measure(replace(case, turns=args.turns) if args.turns else case)
+        print(f"{len(todo)} cases in {(time.perf_counter() - begin) / 60:.1f} minutes; records in {out}")
+        if not args.quick and args.out is None:
+            report.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,388 @@
+"""The command line: ``minicf train``, ``evaluate``, ``recommend``, ``similar``, ``explore``, ``doctor``.
+
+Tables are CSV, in and out; ``-`` is standard input or output. What is no result goes to standard error. The exit code
+is 0, 1 for an error (told in one line), 2 for arguments that make no sense, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import io
+import logging
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+COLUMNS = {"user": "userId", "item": "movieId", "rating": "rating"}
+
+
+class _Failure(Exception):
+    """What the user can mend."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="minicf: %(message)s")
+    warnings.showwarning = lambda message, *_, **__: print(f"minicf: warning: {message}", file=sys.stderr)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader had enough (`| head`). Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("minicf: interrupted", file=sys.stderr)
+        return 130
+    except (_Failure, ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError) as error:
+        if options.traceback:
+            raise
+        text = " ".join(str(error).split()) or repr(error)
+        print(f"minicf: error: {text}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from minicf import __version__
+
+    parser = argparse.ArgumentParser("minicf", description="Collaborative filtering from a file of ratings.")
+    parser.add_argument("--version", action="version", version=f"minicf {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        sub.add_argument("--verbose", action="store_true", help="tell more on standard error")
+        sub.add_argument("--traceback", action="store_true", help="show where an error came from")
+        return sub
+
+    def columns(sub: argparse.ArgumentParser) -> None:
+        for role, name in COLUMNS.items():
+            sub.add_argument(f"--{role}-column", default=name, metavar="NAME", help=f"column of {role}s ({name})")
+
+    sub = command("train", _train, "Train on a CSV of ratings and save the model.")
+    sub.add_argument("ratings", help="CSV file; - for standard input; 'movielens' for the packaged set")
+    sub.add_argument("-o", "--output", required=True, help="file of the model, .npz")
+    columns(sub)
+    sub.add_argument("--titles", help="CSV file of items: the item column and 'title'")
+    sub.add_argument("--model", default="dot_bias", choices=("dot_bias", "dot", "net", "hybrid"))
+    sub.add_argument("--factors", type=int, help="length of an embedding")
+    sub.add_argument("--epochs", type=int)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--backend", default="auto")
+    sub.add_argument("--duplicates", default="error", choices=("error", "last", "mean"))
+    sub.add_argument("--no-seen", action="store_true", help="do not store what each user has rated")
+
+    sub = command("evaluate", _evaluate, "Errors of a model on a CSV of ratings, and how good its lists are.")
+    sub.add_argument("model")
+    sub.add_argument("ratings", help="CSV file; - for standard input")
+    sub.add_argument("-k", type=int, default=10, help="length of the lists (10)")
+
+    sub = command("recommend", _recommend, "The best items for users.")
+    sub.add_argument("model")
+    who = sub.add_mutually_exclusive_group(required=True)
+    who.add_argument("--user", action="append", metavar="ID", help="may be given several times")
+    who.add_argument("--all", action="store_true", help="every user that the model knows")
+    who.add_argument("--new", metavar="CSV", help="ratings of one new user: item and rating columns; - for stdin")
+    sub.add_argument("-n", type=int, default=10, help="items for each (10)")
+    sub.add_argument("--with-seen", action="store_true", help="also what the user has rated")
+    sub.add_argument("-o", "--output", default="-", help="CSV file (standard output)")
+
+    sub = command("similar", _similar, "The items most like an item.")
+    sub.add_argument("model")
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--item", metavar="ID")
+    what.add_argument("--title", help="the title, or a part of it that only one has")
+    sub.add_argument("-n", type=int, default=10)
+    sub.add_argument("-o", "--output", default="-", help="CSV file (standard output)")
+
+    sub = command("explore", _explore, "A page with a map of the items, to be opened in a browser.")
+    sub.add_argument("model")
+    sub.add_argument("ratings", help="the CSV that it was trained on; 'movielens' for the packaged set")
+    sub.add_argument("-o", "--output", required=True, help="file of the page, .html")
+
+    command("doctor", _doctor, "What this installation runs on, and which backend 'auto' takes.")
+    return parser
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _read(path: str) -> pd.DataFrame:
+    """A CSV; a column of ids stays text unless every value is a plain whole number (so "007" stays "007")."""
+    try:
+        source: Any = io.StringIO(sys.stdin.read()) if path == "-" else path
+        return pd.read_csv(source, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise _Failure(f"{path} is not there") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise _Failure(f"{path} cannot be read as CSV: {error}") from None
+
+
+def _ids(values: pd.Series) -> pd.Series:
+    if values.str.fullmatch(r"-?(0|[1-9][0-9]{0,17})").all() and not (values == "-0").any():
+        return values.astype("int64")
+    return values
+
+
+def _table(path: str, columns: dict[str, str], needed: Sequence[str] = ("user", "item", "rating")) -> pd.DataFrame:
+    frame = _read(path)
+    if missing := [columns[role] for role in needed if columns[role] not in frame.columns]:
+        options = " ".join(f"--{role}-column" for role in needed if columns[role] in missing)
+        raise _Failure(f"{path} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}; see {options}")
+    if not len(frame):
+        raise _Failure(f"{path} has no rows")
+    table = {columns[role]: _ids(frame[columns[role]]) for role in needed if role != "rating"}
+    if "rating" in needed:
+        text = frame[columns["rating"]]
+        number = pd.to_numeric(text, errors="coerce")
+        if (bad := ~np.isfinite(number.to_numpy(dtype=float))).any():
+            line = int(bad.argmax())
+            raise _Failure(f"{path}, row {line + 1}: the rating {text.iloc[line]!r} is not a finite number")
+        table[columns["rating"]] = number
+    return pd.DataFrame(table)
+
+
+def _names(recommender: Any) -> dict[str, str]:
+    return {role: getattr(recommender, role) for role in COLUMNS}
+
+
+def _as_known(recommender: Any, side: str, text: str) -> Any:
+    """An id from the command line, of the type that the model knows."""
+    vocabulary = recommender._side(side)
+    value: Any = text
+    if vocabulary.ids.dtype != object:
+        try:
+            value = int(text)
+        except ValueError:
+            raise _Failure(f"{side} {text!r}: ids of this model are whole numbers") from None
+    return value
+
+
+def _match(recommender: Any, frame: pd.DataFrame) -> pd.DataFrame:
+    """Id columns of a CSV as the model knows them: a model of text ids reads 10 as "10"."""
+    frame = frame.copy()
+    for side in ("user", "item"):
+        name = getattr(recommender, side)
+        if name in frame and recommender._side(side).ids.dtype == object:
+            frame[name] = frame[name].astype(str)
+    return frame
+
+
+def _write(frame: pd.DataFrame, path: str, header: bool = True) -> None:
+    if path == "-":
+        sys.stdout.write(frame.to_csv(index=False, header=header))
+        return
+    from minicf import files
+
+    with files.atomic(path) as file:
+        file.write(frame.to_csv(index=False).encode())
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _train(options: argparse.Namespace) -> None:
+    from minicf.data import load_movielens
+    from minicf.recommender import Recommender
+
+    columns = {role: getattr(options, f"{role}_column") for role in COLUMNS}
+    folder = os.path.dirname(options.output) or "."
+    if not os.path.isdir(folder):
+        raise _Failure(f"{folder} is no folder")
+    titles = None
+    if options.titles:
+        items = _read(options.titles)
+        if not {columns["item"], "title"} <= set(items.columns):
+            raise _Failure(
+                f"{options.titles} needs the columns {columns['item']} and title; it has {list(items.columns)}"
+            )
+        titles = pd.Series(items["title"].to_numpy(), index=_ids(items[columns["item"]]))
+    arguments: dict[str, Any] = {} if options.factors is None else {"n_factors": options.factors}
+    recommender = Recommender(
+        options.model,
+        epochs=options.epochs,
+        random_state=options.seed,
+        backend=options.backend,
+        duplicates=options.duplicates,
+        verbose=True,
+        **columns,
+        **arguments,
+    )
+    ratings: Any = load_movielens() if options.ratings == "movielens" else _table(options.ratings, columns)
+    recommender.fit(ratings, titles=titles)
+    recommender.save(options.output, seen=not options.no_seen)
+    last = recommender.history_.iloc[-1]
+    _say(
+        f"{recommender.n_ratings_:,} ratings, {len(recommender.users_):,} users, {len(recommender.items_):,} items; "
+        f"{len(recommender.history_)} epochs in {recommender.history_.seconds.sum():.1f} s, "
+        f"training rmse {last.train_mse**0.5:.4f}; saved to {options.output}"
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    recommender = _load(options.model)
+    frame = _match(recommender, _table(options.ratings, _names(recommender)))
+    result = recommender.evaluate(frame, k=options.k)
+    _write(pd.DataFrame({"measure": list(result), "value": list(result.values())}), "-")
+
+
+def _recommend(options: argparse.Namespace) -> None:
+    recommender = _load(options.model)
+    if options.all:
+        frames = recommender.recommend_all(options.n, exclude_seen=not options.with_seen)
+        if options.output != "-":
+            return _write(pd.concat(frames), options.output)
+        for at, frame in enumerate(frames):
+            _write(frame.drop(columns="known"), "-", header=at == 0)
+        return None
+    if options.new:
+        names = _names(recommender)
+        table = _match(recommender, _table(options.new, names, ("item", "rating")))
+        text = recommender.users_.ids.dtype == object
+        new: Any = "new" if text else (int(recommender.users_.ids[-1]) + 1)
+        while recommender.users_.index(new, missing=-1) >= 0:
+            new = f"{new}'"
+        recommender.fold_in(table, id=new)
+        users = [new]
+    else:
+        recommender.unknown = "raise"
+        users = [_as_known(recommender, "user", text) for text in options.user]
+    frame = recommender.recommend(users, options.n, exclude_seen=not options.with_seen)
+    return _write(frame.drop(columns="known"), options.output)
+
+
+def _similar(options: argparse.Namespace) -> None:
+    recommender = _load(options.model)
+    recommender.unknown = "raise"
+    if options.title is None:
+        item = _as_known(recommender, "item", options.item)
+    else:
+        item = recommender.items_.ids[_titled(recommender, options.title)]
+    _write(recommender.similar_items(item, options.n).drop(columns="known"), options.output)
+
+
+def _titled(recommender: Any, title: str) -> int:
+    """The item of a title: the same, else the same but for a year behind it, else the only one that contains it."""
+    if recommender.titles_ is None:
+        raise _Failure("this model has no titles: train with --titles, or ask with --item")
+    titles = [(text or "").casefold() for text in recommender.titles_]
+    wanted = title.casefold()
+    for found in (
+        [i for i, text in enumerate(titles) if text == wanted],
+        [i for i, text in enumerate(titles) if text.startswith(f"{wanted} (") and text.count("(") == 1],
+        [i for i, text in enumerate(titles) if wanted in text],
+    ):
+        if len(found) == 1:
+            return found[0]
+        if found:
+            shown = "; ".join(f"{recommender.items_.ids[i]}: {recommender.titles_[i]}" for i in found[:5])
+            raise _Failure(
+                f"{len(found)} titles match {title!r} ({shown}{'; ...' if len(found) > 5 else ''}): use --item"
+            )
+    raise _Failure(f"no title contains {title!r}")
+
+
+def _explore(options: argparse.Namespace) -> None:
+    from minicf.data import load_movielens
+    from minicf.explain import explore
+
+    recommender = _load(options.model)
+    ratings: Any = load_movielens()
+    if options.ratings != "movielens":
+        ratings = _match(recommender, _table(options.ratings, _names(recommender)))
+    table = recommender._ratings(ratings, None)
+    if table.titles is None and recommender.titles_ is not None and len(table.items) == len(recommender.items_):
+        titles = pd.Series(recommender.titles_, index=recommender.items_.ids)
+        table = recommender._ratings(ratings, None, titles)
+    if table.users != recommender.users_ or table.items != recommender.items_:
+        raise _Failure(f"{options.ratings} has other users or items than the model was trained on")
+    explore(recommender, table, options.output)
+    _say(f"written to {options.output}")
+
+
+def _load(path: str) -> Any:
+    from minicf.recommender import load
+
+    try:
+        return load(path)
+    except FileNotFoundError:
+        raise _Failure(f"{path} is not there: `minicf train` makes a model") from None
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from threadpoolctl import threadpool_info
+
+    from minicf import backends, scoring
+
+    packages = ("minicf", "numpy", "pandas", "scikit-learn", "scipy", "numba", "threadpoolctl")
+    lines = [
+        ("python", f"{platform.python_version()} on {platform.platform()}"),
+        *((name, _version(name) or "not installed") for name in packages),
+        ("cores", f"{os.cpu_count()} in the machine, {scoring.threads()} threads will be used"),
+        *((name, os.environ.get(name, "not set")) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")),
+        *(
+            (pool["user_api"], f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads")
+            for pool in threadpool_info()
+        ),
+    ]
+    cupy = [
+        dist.metadata["Name"]
+        for dist in importlib.metadata.distributions()
+        if (dist.metadata["Name"] or "").lower().startswith("cupy")
+    ]
+    lines.append(("cupy packages", ", ".join(sorted(cupy)) or "none"))
+    if len(cupy) > 1:
+        lines.append(("warning", "several cupy packages are in each other's way: keep one"))
+    lines.append(("gpu", _gpu()))
+    for name in backends.NAMES:
+        try:
+            backends.get_backend(name)
+            state = "can run"
+        except Exception as error:  # whatever is broken in an installation is what this command is for
+            state = f"cannot run: {error}"
+        lines.append((f"backend {name}", " ".join(state.split())))
+    try:
+        chosen = backends.get_backend("auto").NAME
+        lines.append(("backend auto", f"takes {chosen}, the first that can run of {', '.join(backends._PREFERENCE)}"))
+    except Exception as error:
+        lines.append(("backend auto", f"fails: {error}"))
+    width = max(len(name) for name, _ in lines)
+    print("\n".join(f"{name:<{width}}  {text}" for name, text in lines))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _gpu() -> str:
+    try:
+        import cupy
+    except ImportError:
+        return "not looked for: CuPy is not installed (pip install 'minicf[cuda12x]' or 'minicf[cuda13x]')"
+    try:
+        device = cupy.cuda.runtime.getDeviceProperties(0)
+        driver = cupy.cuda.runtime.driverGetVersion()
+        cuda = f"{driver // 1000}.{driver % 1000 // 10}"
+        return f"{device['name'].decode()}, {device['totalGlobalMem'] >> 20} MiB, driver for CUDA {cuda}"
+    except Exception as error:  # CuPy's own, of many kinds
+        return f"none that CuPy can use: {error}"
+
+
+def _say(text: str) -> None:
+    print(f"minicf: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""How good predictions and lists are: errors, and what of the relevant items a list of k found.
+
+For lists, ``hits`` (U, k) says of each user's list, best first, which of its items are relevant; a list that is
+shorter ends in False. ``relevant`` (U,) is how many relevant items the user has in all, at least 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def rmse(rating: ArrayLike, predicted: ArrayLike) -> float:
+    """Root of the mean squared error."""
+    return float(np.sqrt(np.mean(_errors(rating, predicted) ** 2)))
+
+
+def mae(rating: ArrayLike, predicted: ArrayLike) -> float:
+    """Mean absolute error."""
+    return float(np.mean(np.abs(_errors(rating, predicted))))
+
+
+def precision(hits: ArrayLike, relevant: ArrayLike) -> Array:
+    """Share of the k places that hold a relevant item, one number a user."""
+    found, _ = _lists(hits, relevant)
+    return found.mean(axis=1)
+
+
+def recall(hits: ArrayLike, relevant: ArrayLike) -> Array:
+    """Share of the user's relevant items that the list holds."""
+    found, total = _lists(hits, relevant)
+    return found.sum(axis=1) / total
+
+
+def ndcg(hits: ArrayLike, relevant: ArrayLike) -> Array:
+    """Discounted cumulative gain, relative to the best possible list (Järvelin and Kekäläinen 2002).
+
+    Notes
+    -----
+    Place i counts from 1, gain is 1 for a relevant item: DCG = sum_i hit_i / log2(i + 1). The best list has
+    min(relevant, k) hits at its beginning.
+    """
+    found, total = _lists(hits, relevant)
+    k = found.shape[1]
+    discount = 1.0 / np.log2(np.arange(2, k + 2))
+    ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(total, k).astype(np.int64)]
+    return (found @ discount) / ideal
+
+
+def average_precision(hits: ArrayLike, relevant: ArrayLike) -> Array:
+    """Mean over the relevant items of the precision at the place of each; one that was not found counts 0.
+
+    Notes
+    -----
+    AP@k = 1 / min(relevant, k) sum_i hit_i (hits up to i) / i. Its mean over users is MAP@k.
+    """
+    found, total = _lists(hits, relevant)
+    k = found.shape[1]
+    at = np.cumsum(found, axis=1) / np.arange(1, k + 1)
+    return (at * found).sum(axis=1) / np.minimum(total, k)
+
+
+def coverage(items: ArrayLike, n_items: int) -> float:
+    """Share of all items that are in at least one list."""
+    if n_items < 1:
+        raise ValueError(f"n_items is {n_items}; it must be at least 1")
+    return len(np.unique(np.asarray(items))) / n_items
+
+
+def _errors(rating: ArrayLike, predicted: ArrayLike) -> Array:
+    a, b = np.asarray(rating, np.float64), np.asarray(predicted, np.float64)
+    if a.shape != b.shape or a.ndim != 1 or a.size == 0:
+        raise ValueError(f"rating has shape {a.shape} and predicted {b.shape}: they are 1-d, of one length above 0")
+    return b - a
+
+
+def _lists(hits: ArrayLike, relevant: ArrayLike) -> tuple[Array, Array]:
+    found, total = np.asarray(hits, np.float64), np.asarray(relevant, np.float64)
+    if found.ndim != 2 or found.shape[1] == 0 or total.shape != found.shape[:1]:
+        raise ValueError(f"hits has shape {found.shape} and relevant {total.shape}: they are (users, k) and (users,)")
+    if (total < np.maximum(found.sum(axis=1), 1)).any():
+        raise ValueError("relevant must be at least 1, and at least the number of hits, for each user")
+    return found, total

