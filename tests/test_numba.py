@@ -173,6 +173,15 @@ def test_2500_steps_of_movielens_equal_the_reference(name):
     assert max(cases.distance(outcomes[1][key], outcomes[0][key]) for key in outcomes[0]) < limit
 
 
+@pytest.mark.parametrize("name", ["adam l2", "adam l2 by name"])
+def test_rows_of_many_vectors_equal_the_reference(name):
+    """37 factors, 40 columns: rows long enough for four vectors at once, with one more behind them."""
+    opt, model, problem = LONG_OPTIMIZERS[name], DotBias(37), cases.Problem(epochs=10)
+    expected = cases.run(base, model, opt, problem)
+    got = cases.run(numba_cpu, model, opt, problem)
+    assert max(cases.distances(got, expected).values()) < cases.TOLERANCE
+
+
 # --- whatever the sizes -------------------------------------------------------------------------------------------
 
 
@@ -255,7 +264,12 @@ TILED = {
 
 
 @pytest.mark.parametrize("name", TILED)
-@pytest.mark.parametrize("model", [DotBias(5, rating_range=(0.5, 5.0), global_mean=0.2), Dot(3)], ids=["bias", "dot"])
+@pytest.mark.parametrize(
+    # 9 factors: one whole vector of float64 and a tail; fewer are all tail.
+    "model",
+    [DotBias(9, rating_range=(0.5, 5.0), global_mean=0.2), Dot(3)],
+    ids=["bias", "dot"],
+)
 def test_tiles_equal_the_reference(name, model, ratings):
     opt = TILED[name]
     if isinstance(opt.weight_decay, dict) and not isinstance(model, DotBias):
