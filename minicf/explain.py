@@ -240,15 +240,15 @@ def components(model: Any, ratings: Ratings, n: int = 3, top: int | None = 2000,
 
 def _components(factors: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores (items, n), shares of variance (n,) and axes (n, factors), the sign fixed so that two runs agree."""
-    from sklearn.decomposition import PCA
-
     if n > min(factors.shape):
         raise ValueError(f"n is {n}; {factors.shape[0]} items with {factors.shape[1]} factors have fewer components")
-    factors = factors.astype(np.float64)
-    pca = PCA(n, svd_solver="full").fit(factors)
-    axes = pca.components_
-    signs = np.sign(axes[np.arange(n), np.abs(axes).argmax(axis=1)])
-    return pca.transform(factors) * signs, pca.explained_variance_ratio_, axes * signs[:, None]
+    centred = factors.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    # NumPy's, for importing scikit-learn takes longer than all of this; a test holds it against PCA there.
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    variance, axes = np.square(singular), axes[:n]
+    axes *= np.sign(axes[np.arange(n), np.abs(axes).argmax(axis=1)])[:, None]
+    return centred @ axes.T, variance[:n] / max(variance.sum(), np.finfo(float).tiny), axes
 
 
 def item_map(

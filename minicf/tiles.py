@@ -1,13 +1,15 @@
 """An order of ratings in which several threads can train rating by rating without sharing a row.
 
-Users and items are dealt into `n_blocks` blocks each; the ratings of one user block and one item block are a tile.
+Users and items are cut into `n_blocks` blocks each; the ratings of one user block and one item block are a tile.
 An epoch goes through rounds: round r holds the tiles (b, b + r mod n_blocks), no two of which share a user or an item.
 So the tiles of a round may be trained at the same time, in any order, by any number of threads, and the result is the
-same to the last bit as going through them one after another. It needs no atomics and no locks (Gemulla et al. 2011,
-"Large-scale matrix factorization with distributed stochastic gradient descent").
+same to the last bit as going through them one after another. It needs no atomics on rows and no locks (Gemulla et al.
+2011, "Large-scale matrix factorization with distributed stochastic gradient descent").
 
-The rows of a tile fit into a core's cache. Within a tile ratings are sorted by user, in four strands side by side: a
-user's row stays at hand, and consecutive ratings, of different users, need not wait for one another.
+A block is a range of rows that hold about as many ratings as any other, and within a tile ratings are sorted by user:
+the rows of users stream through the cache, which the processor foresees, while those of the items, a short piece of
+their table, stay in it. Ratings are in four strands side by side, so that consecutive ones, of different users, need
+not wait for one another.
 """
 
 from __future__ import annotations
@@ -32,13 +34,10 @@ def count_blocks(n_ratings: int, n_users: int, n_items: int) -> int:
     return max(1, min(wanted, 255, int((n_ratings / _TILE) ** 0.5), n_users, n_items))
 
 
-def _deal(counts: np.ndarray, n_blocks: int) -> np.ndarray:
-    """The block of each row, so that blocks hold about as many ratings: rows by count, dealt there and back."""
-    order = np.argsort(-counts, kind="stable")
-    lane = np.arange(len(counts)) % (2 * n_blocks)
-    block = np.empty(len(counts), np.uint8)
-    block[order] = np.minimum(lane, 2 * n_blocks - 1 - lane)
-    return block
+def _cut(counts: np.ndarray, n_blocks: int) -> np.ndarray:
+    """The block of each row: ranges of rows that hold about as many ratings each."""
+    middle = np.cumsum(counts) - counts / 2
+    return np.minimum(middle * n_blocks / max(1, counts.sum()), n_blocks - 1).astype(np.uint8)
 
 
 class Tiles:
@@ -62,8 +61,8 @@ class Tiles:
     def __init__(self, ratings: Ratings, n_blocks: int | None = None) -> None:
         n = len(ratings)
         blocks = n_blocks or count_blocks(n, ratings.n_users, ratings.n_items)
-        user_block = _deal(ratings.user_counts(), blocks)
-        item_block = _deal(ratings.item_counts(), blocks)
+        user_block = _cut(ratings.user_counts(), blocks)
+        item_block = _cut(ratings.item_counts(), blocks)
         turn = item_block[ratings.item].astype(np.int16)
         turn -= user_block[ratings.user]
         turn %= blocks

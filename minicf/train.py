@@ -89,6 +89,10 @@ class LRFind(NamedTuple):
     """A tenth of the rate at which the loss was lowest: a common rule of thumb (Smith 2017)."""
 
 
+_TILED_PER_CALL = 4 << 20
+"""Ratings in tiles that a program goes through at a time: a tenth of a second, after which Ctrl-C is heard."""
+
+
 @dataclass
 class _SchedulePosition:
     """Which schedule is running and how many epochs of it are over."""
@@ -352,7 +356,7 @@ class Trainer:
         tiles = self._lay_out(train) if shuffle == "tiles" else None
         if tiles is not None:
             order = tiles.rounds(self.seed, self.epoch)  # a step of this loop is a round
-            steps, steps_per_call = tiles.n_blocks, 1
+            steps, steps_per_call = tiles.n_blocks, max(1, tiles.n_blocks * _TILED_PER_CALL // n)
         else:
             order = rng.permutation(self.seed, self.epoch, n) if shuffle else np.arange(n, dtype=np.int32)
             steps, steps_per_call = -(-n // self.batch_size), program.steps_per_call(self.batch_size)
@@ -374,7 +378,10 @@ class Trainer:
             squared += done.squared_error
             if done.failed_step >= 0:
                 step = taken + done.failed_step  # batches, or single ratings
-                failed = 0 if tiles is not None else done.failed_step
+                failed = done.failed_step
+                if tiles is not None:  # of which round
+                    ends = np.cumsum(tiles.start[rows, -1] - tiles.start[rows, 0])
+                    failed = int(np.searchsorted(ends, done.failed_step, side="right"))
                 taken = seen + done.failed_step * self.batch_size
                 self._diverged(program, good, step + 1, rates, failed, squared, taken)
             taken += last - first if tiles is None else size

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.decomposition import PCA
 
 from minicf import SGD, Adam, CosineRestarts, Dot, DotBias, Hybrid, Net, Ratings, Trainer, explain, load_movielens
 
@@ -139,11 +140,11 @@ def test_components_are_those_of_items_by_factors(ratings: Ratings) -> None:
     trainer = trained("bias")
     found = explain.components(trainer, ratings, n=3, top=None, ends=4)
     q = trainer.weights["item_factors"][found.scores.item]
-    centred = q - q.mean(axis=0)  # items are the samples: the mean item is taken away
-    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
-    np.testing.assert_allclose(found.explained, (singular**2 / (singular**2).sum())[:3], rtol=1e-10)
+    pca = PCA(3, svd_solver="full").fit(q)  # items are the samples: the mean item is taken away
+    np.testing.assert_allclose(found.explained, pca.explained_variance_ratio_, rtol=1e-10)
     scores = found.scores[["pc1", "pc2", "pc3"]].to_numpy()
-    np.testing.assert_allclose(np.abs(scores), np.abs(centred @ axes[:3].T), atol=1e-12)
+    np.testing.assert_allclose(np.abs(scores), np.abs(pca.transform(q)), atol=1e-12)
+    centred = q - q.mean(axis=0)
     # The sign is fixed by the largest loading, so that two runs agree.
     loadings = np.linalg.lstsq(centred, scores, rcond=None)[0]
     assert (loadings[np.abs(loadings).argmax(axis=0), np.arange(3)] > 0).all()

@@ -237,7 +237,7 @@ def test_tiles_hold_every_rating_once_and_share_no_rows(ratings):
             parts = [set(rows[tiles.start[r, b] : tiles.start[r, b + 1]].tolist()) for b in range(tiles.n_blocks)]
             assert sum(map(len, parts)) == len(set.union(*parts))
     sizes = np.diff(tiles.start, axis=1)
-    assert sizes.max() < 2.5 * sizes.mean()  # blocks are dealt by count: threads get about as much to do
+    assert sizes.max() < 2.5 * sizes.mean()  # blocks are cut by count: threads get about as much to do
 
 
 def test_the_number_of_blocks_depends_on_the_data_alone():
@@ -304,17 +304,20 @@ def test_same_bits_at_any_number_of_threads(ratings, monkeypatch):
 
 def test_no_more_threads_than_asked_for():
     seen = []
+    together = threading.Barrier(3, timeout=60)  # breaks unless three work at once
 
-    def work(part):
-        seen.append((threading.current_thread(), part))
+    def work():
+        seen.append(threading.current_thread())
+        together.wait()
 
-    numba_cpu._share(work, 10, 3)
-    assert sorted((part.start, part.stop) for _, part in seen) == [(0, 3), (3, 6), (6, 10)]
-    assert len({thread for thread, _ in seen}) == 3
-    assert threading.current_thread() in {thread for thread, _ in seen}
+    numba_cpu._share(work, 3, lambda: seen.append("before"))
+    assert len(seen) == 4
+    assert len(set(seen)) == 4
+    assert threading.current_thread() in seen
+    assert seen.index("before") < seen.index(threading.current_thread())
     seen.clear()
-    numba_cpu._share(work, 2, 8)
-    assert len(seen) == 2
+    numba_cpu._share(lambda: seen.append(threading.current_thread()), 1)
+    assert seen == [threading.current_thread()]
 
 
 def test_the_usual_variables_limit_threads(monkeypatch):

@@ -59,7 +59,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import logging
 import math
 import operator
@@ -142,7 +141,6 @@ class Moments(NamedTuple):
 
     scalars: Any  # (steps, 4): lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), eps of tables ((U9) if sparse), lr
     betas: Any  # (4,): beta1, beta2, 1 - beta1, 1 - beta2
-    decays: Any  # (classes, 2): lambda of "l2", lambda of "decoupled"; one of them 0
     powers: Any  # (steps + 2, 2): beta1^n, beta2^n
     sums: Any  # (classes, steps + 1, 7) float64: M_0 … M_5, and the product of f over the steps before
     fades: Any  # (steps + 2, 2) float64: (beta1 / sqrt beta2)^n, beta2^(-n/2)
@@ -188,7 +186,9 @@ class Side(NamedTuple):
     arrays: Any
     """table (rows, slots * W); last (rows,), the step of the call up to which a row stands; slot (rows,), a row's place
     in the batch's buffers, -1 if none; rows (buffer,), the row of each place; count (buffer,), ratings of the batch
-    that name it; w, g (buffer, W); place (batch,), the place of each rating's row. Indices are int32."""
+    that name it; w, g (buffer, W); place (batch,), the place of each rating's row; decay (2, W), lambda of each column
+    with "l2" and with "decoupled", one of them 0; named (rows,), 1 for rows that a block of steps names. Indices are
+    int32."""
     factors: Any  # class of weight decay of the factors, and of the bias
     bias: Any
     column: Any  # of the bias
@@ -260,6 +260,16 @@ def _address(context: Any, builder: Any, kind: Any, arguments: Any) -> Any:
     offset = builder.add(builder.mul(row, stride), builder.mul(column, wide(size)))
     byte = builder.gep(builder.bitcast(array.data, ir.IntType(8).as_pointer()), [offset])
     return builder.bitcast(byte, context.get_value_type(_Vector(kind.dtype)).as_pointer())
+
+
+@intrinsic
+def _lanes(context, array):
+    """Numbers of a vector of this array's kind, a constant of the compiled code.
+
+    ``64 // array.itemsize`` is not: it is read at run time, and no loop over the columns of a row could be unrolled.
+    """
+    count = 512 // array.dtype.bitwidth
+    return types.intp(array), lambda context, builder, signature, arguments: ir.IntType(64)(count)
 
 
 @intrinsic
@@ -379,6 +389,37 @@ def _inverse_root(context, vector, root, eps):
     return vector(vector, vector.element, vector.element), generate
 
 
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def _add(context, counters, index, amount):
+    """Add to one of the counters that threads share, int64 (n,), and return what it was.
+
+    Whoever sees the sum also sees what the adder had written before.
+    """
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(array.data, [arguments[1]])
+        return builder.atomic_rmw("add", place, arguments[2], "acq_rel")
+
+    return types.int64(counters, types.int64, types.int64), generate
+
+
+@intrinsic
+def _let_others(context):
+    """Let another thread have this core, where the system has a call for that."""
+
+    def generate(context, builder, signature, arguments):
+        if hasattr(os, "sched_yield"):
+            kind = ir.FunctionType(ir.IntType(32), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 # --- SGD ------------------------------------------------------------------------------------------------------------
 
 
@@ -450,7 +491,7 @@ def _product(table, constant, logs, which, start, stop):
 @_inline
 def _linear_gather(W, SLOTS, n, rows, table, last, w, t, sparse, products, constant, logs, factors, bias, column):
     """The batch's rows as they stand before step t, into the buffers (C1)."""
-    lanes = 64 // table.itemsize
+    lanes = _lanes(table)
     for s in range(n):
         row = rows[s]
         start = t if sparse else last[row]
@@ -472,7 +513,7 @@ def _linear_scatter(
     W, SLOTS, n, rows, table, last, g, t, sparse, products, constant, logs, factors, bias, column, inject
 ):
     """Step t of the batch's rows: the idle step's result, and the gradient's addition (U4, U5)."""
-    lanes = 64 // table.itemsize
+    lanes = _lanes(table)
     lr = inject[t]
     for s in range(n):
         row = rows[s]
@@ -501,7 +542,7 @@ def _linear_scatter(
 @_inline
 def _linear_flush(W, SLOTS, table, last, steps, products, constant, logs, factors, bias, column):
     """Bring every row to the end of the call, where counting starts again."""
-    lanes = 64 // table.itemsize
+    lanes = _lanes(table)
     for row in range(table.shape[0]):
         start = last[row]
         last[row] = 0
@@ -573,7 +614,7 @@ def _moment_tables(lr, first_step, beta1, beta2, shrink, sums, good, tolerance):
 
 
 @_inline
-def _replay_step(w, m, v, b1, b2, c1, c2, l2, f, rate, root, eps):
+def _replay_step(w, m, v, l2, f, b1, b2, c1, c2, rate, root, eps):
     """One idle step of a vector (U6, U7, U8)."""
     g = l2 * w
     m = b1 * m + c1 * g
@@ -582,9 +623,9 @@ def _replay_step(w, m, v, b1, b2, c1, c2, l2, f, rate, root, eps):
 
 
 @_inline
-def _adam_replay(W, table, row, scalars, betas, l2, shrink, start, stop):
+def _adam_replay(W, table, row, scalars, betas, decay, start, stop):
     """Idle steps start … stop-1 of a row, one by one, in registers; four vectors at once, so that none waits."""
-    lanes = 64 // table.itemsize
+    lanes = _lanes(table)
     b1, b2, c1, c2 = betas[0], betas[1], betas[2], betas[3]
     one = table.dtype.type(1)
     whole = W // (4 * lanes) * 4 * lanes
@@ -594,38 +635,77 @@ def _adam_replay(W, table, row, scalars, betas, l2, shrink, start, stop):
         w1, m1, v1 = _load(table, row, k1), _load(table, row, W + k1), _load(table, row, 2 * W + k1)
         w2, m2, v2 = _load(table, row, k2), _load(table, row, W + k2), _load(table, row, 2 * W + k2)
         w3, m3, v3 = _load(table, row, k3), _load(table, row, W + k3), _load(table, row, 2 * W + k3)
+        l0, l1, l2, l3 = _load(decay, 0, k), _load(decay, 0, k1), _load(decay, 0, k2), _load(decay, 0, k3)
+        s0, s1, s2, s3 = _load(decay, 1, k), _load(decay, 1, k1), _load(decay, 1, k2), _load(decay, 1, k3)
         for t in range(start, stop):
-            rate, root, eps, f = scalars[t, 0], scalars[t, 1], scalars[t, 2], one - scalars[t, 3] * shrink
-            w0, m0, v0 = _replay_step(w0, m0, v0, b1, b2, c1, c2, l2, f, rate, root, eps)
-            w1, m1, v1 = _replay_step(w1, m1, v1, b1, b2, c1, c2, l2, f, rate, root, eps)
-            w2, m2, v2 = _replay_step(w2, m2, v2, b1, b2, c1, c2, l2, f, rate, root, eps)
-            w3, m3, v3 = _replay_step(w3, m3, v3, b1, b2, c1, c2, l2, f, rate, root, eps)
+            rate, root, eps, lr = scalars[t, 0], scalars[t, 1], scalars[t, 2], scalars[t, 3]
+            w0, m0, v0 = _replay_step(w0, m0, v0, l0, one - lr * s0, b1, b2, c1, c2, rate, root, eps)
+            w1, m1, v1 = _replay_step(w1, m1, v1, l1, one - lr * s1, b1, b2, c1, c2, rate, root, eps)
+            w2, m2, v2 = _replay_step(w2, m2, v2, l2, one - lr * s2, b1, b2, c1, c2, rate, root, eps)
+            w3, m3, v3 = _replay_step(w3, m3, v3, l3, one - lr * s3, b1, b2, c1, c2, rate, root, eps)
         for j, w, m, v in ((k, w0, m0, v0), (k1, w1, m1, v1), (k2, w2, m2, v2), (k3, w3, m3, v3)):
             _store(table, row, j, w)
             _store(table, row, W + j, m)
             _store(table, row, 2 * W + j, v)
     for k in range(whole, W, lanes):
         w, m, v = _load(table, row, k), _load(table, row, W + k), _load(table, row, 2 * W + k)
+        l0, s0 = _load(decay, 0, k), _load(decay, 1, k)
         for t in range(start, stop):
-            rate, root, eps, f = scalars[t, 0], scalars[t, 1], scalars[t, 2], one - scalars[t, 3] * shrink
-            w, m, v = _replay_step(w, m, v, b1, b2, c1, c2, l2, f, rate, root, eps)
+            rate, root, eps, lr = scalars[t, 0], scalars[t, 1], scalars[t, 2], scalars[t, 3]
+            w, m, v = _replay_step(w, m, v, l0, one - lr * s0, b1, b2, c1, c2, rate, root, eps)
         _store(table, row, k, w)
         _store(table, row, W + k, m)
         _store(table, row, 2 * W + k, v)
 
 
 @_inline
-def _adam_replay_one(table, row, j, W, scalars, betas, l2, shrink, start, stop, w, m, v):
-    """The same for column j alone, from given values."""
+def _adam_replay_pair(W, table, row, other, scalars, betas, decay, start, stop):
+    """The same for two rows with "l2": eight vectors to choose from hide how long a root and a division take."""
+    lanes = _lanes(table)
     b1, b2, c1, c2 = betas[0], betas[1], betas[2], betas[3]
     one = table.dtype.type(1)
-    for t in range(start, stop):
-        rate, root, eps, f = scalars[t, 0], scalars[t, 1], scalars[t, 2], one - scalars[t, 3] * shrink
-        g = l2 * w
-        m = b1 * m + c1 * g
-        v = b2 * v + c2 * g * g
-        w = f * w - rate * m / (math.sqrt(v) * root + eps)
-    table[row, j], table[row, W + j], table[row, 2 * W + j] = w, m, v
+    whole = W // (4 * lanes) * 4 * lanes
+    for k in range(0, whole, 4 * lanes):
+        k1, k2, k3 = k + lanes, k + 2 * lanes, k + 3 * lanes
+        w0, m0, v0 = _load(table, row, k), _load(table, row, W + k), _load(table, row, 2 * W + k)
+        w1, m1, v1 = _load(table, row, k1), _load(table, row, W + k1), _load(table, row, 2 * W + k1)
+        w2, m2, v2 = _load(table, row, k2), _load(table, row, W + k2), _load(table, row, 2 * W + k2)
+        w3, m3, v3 = _load(table, row, k3), _load(table, row, W + k3), _load(table, row, 2 * W + k3)
+        w4, m4, v4 = _load(table, other, k), _load(table, other, W + k), _load(table, other, 2 * W + k)
+        w5, m5, v5 = _load(table, other, k1), _load(table, other, W + k1), _load(table, other, 2 * W + k1)
+        w6, m6, v6 = _load(table, other, k2), _load(table, other, W + k2), _load(table, other, 2 * W + k2)
+        w7, m7, v7 = _load(table, other, k3), _load(table, other, W + k3), _load(table, other, 2 * W + k3)
+        d0, d1, d2, d3 = _load(decay, 0, k), _load(decay, 0, k1), _load(decay, 0, k2), _load(decay, 0, k3)
+        for t in range(start, stop):
+            rate, root, eps = scalars[t, 0], scalars[t, 1], scalars[t, 2]
+            w0, m0, v0 = _replay_step(w0, m0, v0, d0, one, b1, b2, c1, c2, rate, root, eps)
+            w1, m1, v1 = _replay_step(w1, m1, v1, d1, one, b1, b2, c1, c2, rate, root, eps)
+            w2, m2, v2 = _replay_step(w2, m2, v2, d2, one, b1, b2, c1, c2, rate, root, eps)
+            w3, m3, v3 = _replay_step(w3, m3, v3, d3, one, b1, b2, c1, c2, rate, root, eps)
+            w4, m4, v4 = _replay_step(w4, m4, v4, d0, one, b1, b2, c1, c2, rate, root, eps)
+            w5, m5, v5 = _replay_step(w5, m5, v5, d1, one, b1, b2, c1, c2, rate, root, eps)
+            w6, m6, v6 = _replay_step(w6, m6, v6, d2, one, b1, b2, c1, c2, rate, root, eps)
+            w7, m7, v7 = _replay_step(w7, m7, v7, d3, one, b1, b2, c1, c2, rate, root, eps)
+        for j, w, m, v in ((k, w0, m0, v0), (k1, w1, m1, v1), (k2, w2, m2, v2), (k3, w3, m3, v3)):
+            _store(table, row, j, w)
+            _store(table, row, W + j, m)
+            _store(table, row, 2 * W + j, v)
+        for j, w, m, v in ((k, w4, m4, v4), (k1, w5, m5, v5), (k2, w6, m6, v6), (k3, w7, m7, v7)):
+            _store(table, other, j, w)
+            _store(table, other, W + j, m)
+            _store(table, other, 2 * W + j, v)
+    for k in range(whole, W, lanes):
+        w0, m0, v0 = _load(table, row, k), _load(table, row, W + k), _load(table, row, 2 * W + k)
+        w1, m1, v1 = _load(table, other, k), _load(table, other, W + k), _load(table, other, 2 * W + k)
+        d0 = _load(decay, 0, k)
+        for t in range(start, stop):
+            rate, root, eps = scalars[t, 0], scalars[t, 1], scalars[t, 2]
+            w0, m0, v0 = _replay_step(w0, m0, v0, d0, one, b1, b2, c1, c2, rate, root, eps)
+            w1, m1, v1 = _replay_step(w1, m1, v1, d0, one, b1, b2, c1, c2, rate, root, eps)
+        for which, w, m, v in ((row, w0, m0, v0), (other, w1, m1, v1)):
+            _store(table, which, k, w)
+            _store(table, which, W + k, m)
+            _store(table, which, 2 * W + k, v)
 
 
 @_inline
@@ -678,7 +758,7 @@ def _adam_move(one, w, m, v, keep, total, e, c2, c3, c4, c5):
 
 
 @_inline
-def _adam_caught_up(W, table, last, row, scalars, betas, decays, good, factors, bias, column, stop):
+def _adam_caught_up(W, table, last, row, scalars, betas, decay, good, factors, bias, stop):
     """Replay what cannot be summed; return the step up to which the row then stands."""
     start = last[row]
     if start == stop or (good[factors, start] and good[bias, start]):
@@ -686,29 +766,21 @@ def _adam_caught_up(W, table, last, row, scalars, betas, decays, good, factors, 
     until = start + 1  # up to the first step from which both sums are exact enough
     while until < stop and not (good[factors, until] and good[bias, until]):
         until += 1
-    w, m, v = table[row, column], table[row, W + column], table[row, 2 * W + column]
-    _adam_replay(W, table, row, scalars, betas, decays[factors, 0], decays[factors, 1], start, until)
-    if bias != factors:
-        l2, shrink = decays[bias, 0], decays[bias, 1]
-        _adam_replay_one(table, row, column, W, scalars, betas, l2, shrink, start, until, w, m, v)
+    _adam_replay(W, table, row, scalars, betas, decay, start, until)
     last[row] = until
     return until
 
 
 @_inline
 def _adam_gather(
-    W, n, rows, table, last, w, t, sparse, scalars, betas, decays, sums, fades, good, eps, factors, bias, column
+    W, n, rows, table, last, w, t, sparse, scalars, betas, decay, sums, fades, good, eps, factors, bias, column
 ):
     """The batch's rows as they stand before step t, into the buffers. Moments stay behind, see `_adam_scatter`."""
-    lanes = 64 // table.itemsize
+    lanes = _lanes(table)
     real = table.dtype.type
     for s in range(n):
         row = rows[s]
-        start = (
-            t
-            if sparse
-            else _adam_caught_up(W, table, last, row, scalars, betas, decays, good, factors, bias, column, t)
-        )
+        start = t if sparse else _adam_caught_up(W, table, last, row, scalars, betas, decay, good, factors, bias, t)
         if start == t:
             for k in range(0, W, lanes):
                 _store(w, s, k, _load(table, row, k))
@@ -729,33 +801,24 @@ def _adam_gather(
 
 
 @_inline
-def _adam_scatter(W, n, rows, table, last, w, g, t, sparse, scalars, betas, decays, powers, factors, bias, column, one):
+def _adam_scatter(W, n, rows, table, last, w, g, t, sparse, scalars, betas, decay, powers, one):
     """Step t of the batch's rows (U6, U7, U8): the moments fade over the missed steps and this one at once."""
-    lanes = 64 // table.itemsize
+    lanes = _lanes(table)
     c1, c2, unit = betas[2], betas[3], table.dtype.type(1)
     rate, root, eps, lr = scalars[t, 0], scalars[t, 1], scalars[t, 2], scalars[t, 3]
-    l2, f = decays[factors, 0], unit - lr * decays[factors, 1]
-    l2k, fk = decays[bias, 0], unit - lr * decays[bias, 1]
     for s in range(n):
         row = rows[s]
         gap = 1 if sparse else t + 1 - last[row]
         b1, b2 = powers[gap, 0], powers[gap, 1]
-        old_m, old_v = table[row, W + column], table[row, 2 * W + column]
         for k in range(0, W, lanes):
             wk = _load(w, s, k)
-            gk = _load(g, s, k) + l2 * wk
+            gk = _load(g, s, k) + _load(decay, 0, k) * wk
             m = b1 * _load(table, row, W + k) + c1 * gk
             v = b2 * _load(table, row, 2 * W + k) + c2 * gk * gk
+            f = unit - lr * _load(decay, 1, k)
             _store(table, row, k, f * wk - rate * m * _inverse_root(v, root, eps))
             _store(table, row, W + k, m)
             _store(table, row, 2 * W + k, v)
-        if bias != factors:
-            d_bias = g[s, column] + l2k * w[s, column]
-            new_m = b1 * old_m + c1 * d_bias
-            new_v = b2 * old_v + c2 * d_bias * d_bias
-            table[row, column] = fk * w[s, column] - rate * new_m / (math.sqrt(new_v) * root + eps)
-            table[row, W + column] = new_m
-            table[row, 2 * W + column] = new_v
         if one >= 0:
             for slot in range(3):
                 table[row, slot * W + one] = 0
@@ -764,13 +827,13 @@ def _adam_scatter(W, n, rows, table, last, w, g, t, sparse, scalars, betas, deca
 
 @_inline
 def _adam_flush(
-    W, table, last, first, beyond, steps, scalars, betas, decays, powers, sums, fades, good, eps, factors, bias, column
+    W, table, last, first, beyond, steps, scalars, betas, decay, powers, sums, fades, good, eps, factors, bias, column
 ):
     """Bring rows first … beyond-1 to the end of the call, where counting starts again."""
-    lanes = 64 // table.itemsize
+    lanes = _lanes(table)
     real = table.dtype.type
     for row in range(first, beyond):
-        start = _adam_caught_up(W, table, last, row, scalars, betas, decays, good, factors, bias, column, steps)
+        start = _adam_caught_up(W, table, last, row, scalars, betas, decay, good, factors, bias, steps)
         last[row] = 0
         if start == steps:
             continue
@@ -816,7 +879,7 @@ def _place(index, order, lo, batch, slot, rows, count, place):
 @_inline
 def _begin(W, n, w, g, count, batch, share_factors, share_bias, column, one):
     """Gradients start at 0, or at the decay of "per_rating" (U2); the other side's bias meets a 1."""
-    lanes = 64 // w.itemsize
+    lanes = _lanes(w)
     real = w.dtype.type
     for s in range(n):
         if share_factors != 0 or share_bias != 0:
@@ -854,7 +917,7 @@ def _head_error(s, r, ranged, low, high, one):
 @_inline
 def _dot_pass(W, wu, wi, gu, gi, place_u, place_i, rating, order, lo, batch, mean, ranged, low, high, weight):
     """(F2) … (F9) and (B9) … (B2) of the dot head, rating by rating; the sum of squared errors."""
-    lanes = 64 // wu.itemsize
+    lanes = _lanes(wu)
     real = wu.dtype.type
     total = 0.0
     scale = real(weight * 2.0 / batch)
@@ -1020,12 +1083,12 @@ def _epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
     @_jit
     def train(user, item, rating, order, batch_size, users, items, heads, nets, opt, sparse, flush, seed, t0, total):
         # Taken apart once: reading an array out of a tuple counts references, which costs more than the work.
-        u_table, u_last, u_slot, u_rows, u_count, u_w, u_g, u_place = users.arrays
-        i_table, i_last, i_slot, i_rows, i_count, i_w, i_g, i_place = items.arrays
+        u_table, u_last, u_slot, u_rows, u_count, u_w, u_g, u_place, u_decay, _ = users.arrays
+        i_table, i_last, i_slot, i_rows, i_count, i_w, i_g, i_place, i_decay, _ = items.arrays
         ucf, ucb, uc, uo = users.factors, users.bias, users.column, users.one
         icf, icb, ic, io = items.factors, items.bias, items.column, items.one
         if ADAM:
-            scalars, betas, decays, powers = opt.scalars, opt.betas, opt.decays, opt.powers
+            scalars, betas, powers = opt.scalars, opt.betas, opt.powers
             sums, fades, good, eps = opt.sums, opt.fades, opt.good, opt.eps
         else:
             products, constant, logs, inject = opt.products, opt.constant, opt.logs, opt.inject
@@ -1042,11 +1105,11 @@ def _epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
             ni = _place(item, order, lo, batch, i_slot, i_rows, i_count, i_place)
             if ADAM:
                 _adam_gather(
-                    W, nu, u_rows, u_table, u_last, u_w, t, sparse, scalars, betas, decays, sums, fades, good,
+                    W, nu, u_rows, u_table, u_last, u_w, t, sparse, scalars, betas, u_decay, sums, fades, good,
                     eps, ucf, ucb, uc,
                 )  # fmt: skip
                 _adam_gather(
-                    W, ni, i_rows, i_table, i_last, i_w, t, sparse, scalars, betas, decays, sums, fades, good,
+                    W, ni, i_rows, i_table, i_last, i_w, t, sparse, scalars, betas, i_decay, sums, fades, good,
                     eps, icf, icb, ic,
                 )  # fmt: skip
             else:
@@ -1074,44 +1137,8 @@ def _epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
                 done = t
                 break
             if ADAM:
-                _adam_scatter(
-                    W,
-                    nu,
-                    u_rows,
-                    u_table,
-                    u_last,
-                    u_w,
-                    u_g,
-                    t,
-                    sparse,
-                    scalars,
-                    betas,
-                    decays,
-                    powers,
-                    ucf,
-                    ucb,
-                    uc,
-                    uo,
-                )
-                _adam_scatter(
-                    W,
-                    ni,
-                    i_rows,
-                    i_table,
-                    i_last,
-                    i_w,
-                    i_g,
-                    t,
-                    sparse,
-                    scalars,
-                    betas,
-                    decays,
-                    powers,
-                    icf,
-                    icb,
-                    ic,
-                    io,
-                )
+                _adam_scatter(W, nu, u_rows, u_table, u_last, u_w, u_g, t, sparse, scalars, betas, u_decay, powers, uo)
+                _adam_scatter(W, ni, i_rows, i_table, i_last, i_w, i_g, t, sparse, scalars, betas, i_decay, powers, io)
             else:
                 _linear_scatter(
                     W, SLOTS, nu, u_rows, u_table, u_last, u_g, t, sparse, products, constant, logs,
@@ -1136,11 +1163,11 @@ def _epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
         elif ADAM:
             if flush:
                 _adam_flush(
-                    W, u_table, u_last, 0, len(u_table), done, scalars, betas, decays, powers, sums, fades, good, eps,
+                    W, u_table, u_last, 0, len(u_table), done, scalars, betas, u_decay, powers, sums, fades, good, eps,
                     ucf, ucb, uc,
                 )  # fmt: skip
                 _adam_flush(
-                    W, i_table, i_last, 0, len(i_table), done, scalars, betas, decays, powers, sums, fades, good, eps,
+                    W, i_table, i_last, 0, len(i_table), done, scalars, betas, i_decay, powers, sums, fades, good, eps,
                     icf, icb, ic,
                 )  # fmt: skip
         else:
@@ -1153,20 +1180,51 @@ def _epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
 
 
 @functools.cache
-def _flush_kernel(W: int) -> Any:
-    """`_adam_flush` for a padded width."""
+def _replay_kernel(W: int) -> Any:
+    """Idle steps of Adam with l2 up to the end of a block of steps, for a padded width."""
 
     @_jit
-    def flush(side, first, beyond, steps, opt):
-        table, last = side.arrays[0], side.arrays[1]
+    def replay(users, items, named, steps, opt, claims):
+        """Of the rows that the block names, or of all others; chunk by chunk, as long as `claims` has one left."""
         control = _exchange_mxcsr(_FLUSH)
-        _adam_flush(
-            W, table, last, first, beyond, steps, opt.scalars, opt.betas, opt.decays, opt.powers, opt.sums, opt.fades,
-            opt.good, opt.eps, side.factors, side.bias, side.column,
-        )  # fmt: skip
+        scalars, betas, powers, sums, fades = opt.scalars, opt.betas, opt.powers, opt.sums, opt.fades
+        good, eps = opt.good, opt.eps
+        n_users, n_items = len(users.arrays[0]), len(items.arrays[0])
+        first_of_items = (n_users + _CHUNK - 1) // _CHUNK
+        chunks = first_of_items + (n_items + _CHUNK - 1) // _CHUNK
+        while True:
+            chunk = _add(claims, 0, 1)
+            if chunk >= chunks:
+                break
+            of_users = chunk < first_of_items
+            arrays = users.arrays if of_users else items.arrays
+            factors, bias = (users.factors, users.bias) if of_users else (items.factors, items.bias)
+            column = users.column if of_users else items.column
+            table, last, decay, marks = arrays[0], arrays[1], arrays[8], arrays[9]
+            row = (chunk if of_users else chunk - first_of_items) * _CHUNK
+            beyond = min(row + _CHUNK, len(table))
+            summed = good[factors, steps] and good[bias, steps]  # a table without decay beside one that has
+            while True:
+                while row < beyond and marks[row] != named:
+                    row += 1
+                other = row + 1
+                while other < beyond and marks[other] != named:
+                    other += 1
+                if row >= beyond:
+                    break
+                if other < beyond and last[row] == last[other] and not summed:
+                    _adam_replay_pair(W, table, row, other, scalars, betas, decay, last[row], steps)
+                    last[row] = last[other] = 0
+                    row = other + 1
+                else:
+                    _adam_flush(
+                        W, table, last, row, row + 1, steps, scalars, betas, decay, powers, sums, fades, good, eps,
+                        factors, bias, column,
+                    )  # fmt: skip
+                    row = other
         _exchange_mxcsr(control)
 
-    return flush
+    return replay
 
 
 @_inline
@@ -1178,15 +1236,16 @@ def _train_tile(
     Columns up to WHOLE are factors. In those behind, `tail` says for both sides by what a weight is multiplied, what
     of the other row counts, and where a bias gets its 1. Returns the sum of squared errors.
     """
-    lanes = 64 // users.itemsize
+    lanes = _lanes(users)
     real = users.dtype.type
     keep = real(1) - lr * decay[0]
     keep_i = real(1) - lr * decay[1]
+    keep_b, keep_c = real(1) - lr * decay[2], real(1) - lr * decay[3]
     total = 0.0
     for j in range(start, stop):
         u, i = user[j], item[j]
         score = _zero(users)
-        for k in range(0, W, lanes):  # a bias meets a 0 there
+        for k in range(0, W if K > WHOLE else K, lanes):  # in the tail a bias meets a 0
             score = score + _load(users, u, k) * _load(items, i, k)
         s = _sum(score)
         if biases:
@@ -1198,26 +1257,64 @@ def _train_tile(
             p, q = _load(users, u, k), _load(items, i, k)
             _store(users, u, k, keep * p - g * q)
             _store(items, i, k, keep_i * q - g * p)
-        for k in range(WHOLE, W, lanes):
-            p, q, at = _load(users, u, k), _load(items, i, k), k - WHOLE
-            to_user, to_item = _load(tail, 1, at) * q + _load(tail, 2, at), _load(tail, 4, at) * p + _load(tail, 5, at)
-            _store(users, u, k, _load(tail, 0, at) * p - g * to_user)
-            _store(items, i, k, _load(tail, 3, at) * q - g * to_item)
+        if K == WHOLE:
+            if biases:
+                users[u, K] = keep_b * users[u, K] - g
+                items[i, K + 1] = keep_c * items[i, K + 1] - g
+        else:
+            for k in range(WHOLE, W, lanes):
+                p, q, at = _load(users, u, k), _load(items, i, k), k - WHOLE
+                to_user = _load(tail, 1, at) * q + _load(tail, 2, at)
+                to_item = _load(tail, 4, at) * p + _load(tail, 5, at)
+                _store(users, u, k, _load(tail, 0, at) * p - g * to_user)
+                _store(items, i, k, _load(tail, 3, at) * q - g * to_item)
     return total
 
 
 @functools.cache
 def _tile_kernel(K: int, WHOLE: int, W: int) -> Any:
-    """`_train_tile` for a number of factors."""
+    """`_train_tile` for a number of factors, over tiles that threads share."""
 
     @_jit
-    def train(user, item, rating, start, stop, users, items, lr, decay, tail, biases, mean, ranged, low, high):
+    def train(
+        user,
+        item,
+        rating,
+        bounds,
+        rounds,
+        shared,
+        squared,
+        users,
+        items,
+        lr,
+        decay,
+        tails,
+        biases,
+        mean,
+        ranged,
+        low,
+        high,
+    ):
+        """Tiles in the order of the rounds. A tile waits for those that had its users or its items in the round before,
+        not for the whole round; as they are taken in order, the first that is not done never waits."""
         control = _exchange_mxcsr(_FLUSH)
-        total = _train_tile(
-            K, WHOLE, W, user, item, rating, start, stop, users, items, lr, decay, tail, biases, mean, ranged, low, high
-        )
+        n_rounds, n_blocks = squared.shape
+        while True:
+            next_tile = _add(shared, 0, 1)
+            if next_tile >= n_rounds * n_blocks:
+                break
+            r, b = next_tile // n_blocks, next_tile % n_blocks
+            # Rounds done by this block of users, and by this block of items.
+            of_users, of_items = 1 + b, 1 + n_blocks + (b + rounds[r]) % n_blocks
+            while _add(shared, of_users, 0) < r or _add(shared, of_items, 0) < r:
+                _let_others()
+            squared[r, b] = _train_tile(
+                K, WHOLE, W, user, item, rating, bounds[r, b], bounds[r, b + 1], users, items, lr[r], decay, tails[r],
+                biases, mean, ranged, low, high,
+            )  # fmt: skip
+            _add(shared, of_users, 1)
+            _add(shared, of_items, 1)
         _exchange_mxcsr(control)
-        return total
 
     return train
 
@@ -1246,12 +1343,12 @@ def _predict_kernel(W: int) -> Any:
 
 # --- threads --------------------------------------------------------------------------------------------------------
 
-_BLOCK = 32
-"""Steps between two rounds of replaying: long enough for a thread to be worth its start, short enough that few rows
-are named, and replayed by one thread alone, within a block."""
+_BLOCK = 8192
+"""Ratings between two rounds of replaying: long enough for a thread to be worth its start, short enough that the rows
+which they name, and which one thread replays alone, are few."""
 
-_PARTS = 64
-"""Parts into which rows are cut for threads."""
+_CHUNK = 64
+"""Rows that a thread takes to replay at a time."""
 
 _WORTH_A_THREAD = 20_000
 """Ratings in a round below which starting a thread, about 0.1 ms, costs more than it saves."""
@@ -1266,20 +1363,22 @@ def threads_by_default() -> int:
     return cores
 
 
-def _share(work: Any, n: int, n_threads: int) -> None:
-    """Call ``work(range)`` for parts of 0 … n-1, the first in this thread, each other in one of its own.
+def _share(work: Any, n_threads: int, before: Any = None) -> None:
+    """Call ``work()`` in this thread, after ``before()``, and at once in each of ``n_threads - 1`` others.
 
-    Compiled code runs without the interpreter's lock, so plain threads suffice. They live as long as the call: there
-    is no pool that spins beside other work, or that a fork would find dead.
+    Compiled code runs without the interpreter's lock, so plain threads suffice; each takes what is left
+    to do. They live as long as the call: there is no pool that spins beside other work, or that a fork would find dead.
     """
-    n_threads = max(1, min(n_threads, n))
-    bounds = [n * i // n_threads for i in range(n_threads + 1)]
-    others = [threading.Thread(target=work, args=(range(a, b),)) for a, b in itertools.pairwise(bounds[1:])]
+    others = [threading.Thread(target=work) for _ in range(n_threads - 1)]
     for thread in others:
         thread.start()
-    work(range(bounds[0], bounds[1]))
-    for thread in others:
-        thread.join()
+    try:
+        if before is not None:
+            before()
+        work()
+    finally:
+        for thread in others:
+            thread.join()
 
 
 # --- the program ----------------------------------------------------------------------------------------------------
@@ -1492,6 +1591,12 @@ class Program(base.Program):
                 real(self.optimizer.decay_of(f"{name}_{part}") if per_rating else 0.0) for part in ("factors", "bias")
             ]
             factors = self._class_of[f"{name}_factors"]
+            bias = self._class_of.get(f"{name}_bias", factors)
+            column = self._K + i if self._biases else 0
+            decay = _aligned((2, self._W), self.dtype)
+            kind = 1 if self.optimizer.decay == "decoupled" else 0
+            decay[kind] = self._classes[factors]
+            decay[kind, column] = self._classes[bias]
             sides.append(
                 Side(
                     (
@@ -1503,10 +1608,12 @@ class Program(base.Program):
                         _aligned((places, self._W), self.dtype),
                         _aligned((places, self._W), self.dtype),
                         np.zeros(batch, np.int32),
+                        decay,
+                        np.zeros(len(table), np.uint8),
                     ),
                     factors,
-                    self._class_of.get(f"{name}_bias", factors),
-                    self._K + i if self._biases else 0,
+                    bias,
+                    column,
                     self._K + 1 - i if self._biases else -1,
                     *shares,
                 )
@@ -1563,16 +1670,18 @@ class Program(base.Program):
         good = np.zeros((len(classes), steps + 1), np.bool_)
         n = np.arange(steps + 2, dtype=np.float64)
         if not self.optimizer.sparse:  # where no row is ever behind
-            for i in range(len(classes)):
-                if not l2[i]:
-                    _moment_tables(rates, self.t, beta1, beta2, shrink[i], sums[i], good[i], _TOLERANCE)
+            for side in ("user", "item"):
+                of_side = {i for name, i in self._class_of.items() if name.startswith(side)}
+                if not l2[list(of_side)].any():  # else its rows are replayed
+                    for i in of_side:
+                        if not good[i].any():  # not yet, for the other side
+                            _moment_tables(rates, self.t, beta1, beta2, shrink[i], sums[i], good[i], _TOLERANCE)
         eps_table = eps / root if self.optimizer.sparse else np.full_like(root, eps)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             fades = np.stack([(beta1 / math.sqrt(beta2)) ** n, beta2 ** (-0.5 * n)] if beta2 else [n, n], axis=1)
         return Moments(
             np.stack([rates / correction1, 1.0 / root, eps_table, rates], axis=1).astype(self.dtype),
             np.array([beta1, beta2, 1.0 - beta1, 1.0 - beta2], self.dtype),
-            np.stack([l2, shrink], axis=1).astype(self.dtype),
             np.stack([_fading(beta1, n), _fading(beta2, n)], axis=1).astype(self.dtype),
             sums,
             fades,
@@ -1629,31 +1738,38 @@ class Program(base.Program):
     def _train_replaying(
         self, data: Any, order: np.ndarray, batch_size: int, sides: Any, opt: Moments, total: np.ndarray
     ) -> int:
-        """Adam with l2: every row is replayed step by step, `_BLOCK` steps at a time, rows shared among threads.
+        """Adam with l2: every row is replayed step by step, the steps of `_BLOCK` ratings at a time.
 
-        A row replays many steps in the fastest cache, where a dense pass would fetch it for each; and between two
-        blocks rows have nothing to do with one another.
+        A row replays many steps in the fastest cache, where a dense pass would fetch it for each. One thread takes
+        the block's steps, while the others replay the rows that no rating of the block names; then it joins them.
+        After a failed step these rows are further than the others: the weights are of no use then.
         """
-        flush, users, items = _flush_kernel(self._W), sides[0], sides[1]
+        replay, users, items = _replay_kernel(self._W), sides[0], sides[1]
         steps = len(opt.scalars)
-        for first in range(0, steps, _BLOCK):
-            last = min(first + _BLOCK, steps)
+        failed = -1
+        block = max(1, _BLOCK // batch_size)
+        for first in range(0, steps, block):
+            last = min(first + block, steps)
             part = opt._replace(
                 scalars=opt.scalars[first:last],
                 sums=np.ascontiguousarray(opt.sums[:, first : last + 1]),
                 good=np.ascontiguousarray(opt.good[:, first : last + 1]),
             )
-            failed = self._run(
-                data, order[first * batch_size : last * batch_size], batch_size, sides, part, False, total
-            )
-            taken = failed if failed >= 0 else last - first
+            rows = order[first * batch_size : last * batch_size]
+            for side, index in ((users, data[0]), (items, data[1])):
+                side.arrays[9][:] = 0
+                side.arrays[9][index[rows]] = 1
+            shared, own = np.zeros(1, np.int64), np.zeros(1, np.int64)
 
-            def work(parts: range, n: int = _PARTS, taken: int = taken, part: Moments = part) -> None:
-                for side in (users, items):
-                    rows = len(side.arrays[0])
-                    flush(side, rows * parts.start // n, rows * parts.stop // n, taken, part)
+            def steps_of_block(rows: np.ndarray = rows, part: Moments = part, own: np.ndarray = own) -> None:
+                nonlocal failed
+                failed = self._run(data, rows, batch_size, sides, part, False, total)
+                replay(users, items, 1, len(part.scalars) if failed < 0 else failed, part, own)
 
-            _share(work, _PARTS, self.n_threads)
+            def others(part: Moments = part, shared: np.ndarray = shared) -> None:
+                replay(users, items, 0, len(part.scalars), part, shared)
+
+            _share(others, self.n_threads, steps_of_block)
             if failed >= 0:
                 return first + failed
         return -1
@@ -1667,47 +1783,35 @@ class Program(base.Program):
         named_only = opt.decay == "per_rating" or (opt.decay == "l2" and opt.sparse)
         if not alone or (lambdas.any() and not named_only):
             return super().train_tiles(tiles, rounds, learning_rates)
-        total, seen = 0.0, 0
-        for r, lr in zip(rounds, learning_rates, strict=True):
-            squared = self._train_round(tiles, tiles.start[r], float(lr), lambdas)
-            bad = np.flatnonzero(~np.isfinite(squared))
-            if len(bad):
-                step = seen + int(tiles.start[r, bad[0]] - tiles.start[r, 0])
-                return Progress(np.array([total]), step)
-            total += float(squared.sum())
-            seen += int(tiles.start[r, -1] - tiles.start[r, 0])
-            self.t += int(tiles.start[r, -1] - tiles.start[r, 0])
-        return Progress(np.array([total]), -1)
-
-    def _train_round(self, tiles: Tiles, start: np.ndarray, lr: float, lambdas: np.ndarray) -> np.ndarray:
-        """The tiles of a round, shared among threads; the sum of squared errors of each."""
-        real, heads, W, K = self.dtype.type, self._heads, self._W, self._K
+        heads, W, K = self._heads, self._W, self._K
         whole = K // self._lanes * self._lanes
-        tail = np.zeros((6, W - whole), self.dtype)
-        decays = lambdas[[0, 1]].astype(self.dtype)
+        n_rounds, n_blocks = len(rounds), tiles.n_blocks
+        lr, decays = np.asarray(learning_rates, self.dtype), lambdas.astype(self.dtype)
+        tails = np.zeros((n_rounds, 6, W - whole), self.dtype)
         for side in range(2):
-            keep, other, one = tail[3 * side : 3 * side + 3]
-            keep[: K - whole] = real(1) - real(lr) * decays[side]
-            other[: K - whole] = 1
+            keep, other, one = (tails[:, 3 * side + i] for i in range(3))
+            keep[:, : K - whole] = (1 - lr * decays[side])[:, None]
+            other[:, : K - whole] = 1
             if self._biases:
-                keep[K - whole + side] = real(1) - real(lr) * real(lambdas[2 + side])
-                one[K - whole + side] = 1
-        arguments = (heads.mean, heads.ranged, heads.low, heads.high)
-        squared = np.zeros(tiles.n_blocks)
-        user, item = _read_only(tiles.user, np.int32), _read_only(tiles.item, np.int32)
-        rating = _read_only(tiles.rating, np.float32)
-
+                keep[:, K - whole + side] = 1 - lr * decays[2 + side]
+                one[:, K - whole + side] = 1
+        bounds = tiles.start[rounds]
+        n = int((bounds[:, -1] - bounds[:, 0]).sum())
+        squared, shared = np.zeros((n_rounds, n_blocks)), np.zeros(1 + 2 * n_blocks, np.int64)
+        arguments = (
+            _read_only(tiles.user, np.int32), _read_only(tiles.item, np.int32), _read_only(tiles.rating, np.float32),
+            bounds, np.asarray(rounds, np.int64), shared, squared, *self._tables, lr, decays, tails, self._biases,
+            heads.mean, heads.ranged, heads.low, heads.high,
+        )  # fmt: skip
         kernel = _tile_kernel(K, whole, W)
-
-        def work(blocks: range) -> None:
-            for b in blocks:
-                squared[b] = kernel(
-                    user, item, rating, start[b], start[b + 1], *self._tables,
-                    real(lr), decays, tail, self._biases, *arguments,
-                )  # fmt: skip
-
-        _share(work, tiles.n_blocks, self.n_threads if start[-1] - start[0] >= _WORTH_A_THREAD else 1)
-        return squared
+        _share(lambda: kernel(*arguments), min(self.n_threads, n_blocks) if n >= _WORTH_A_THREAD else 1)
+        good = np.isfinite(squared).ravel()
+        if good.all():
+            self.t += n
+            return Progress(np.array([float(squared.sum())]), -1)
+        first = int(np.argmin(good))  # the tile in which it was: as near as this goes
+        visited = np.cumsum(np.diff(bounds, axis=1).ravel())
+        return Progress(np.array([float(squared.ravel()[:first].sum())]), int(visited[first - 1]) if first else 0)
 
     def predict(self, user: np.ndarray, item: np.ndarray, head: str | None = None) -> np.ndarray:
         index = self.model.heads.index(head if head is not None else getattr(self.model, "output", ""))
