@@ -170,17 +170,21 @@ class Program:
         if self.optimizer.decay == "decoupled":
             return 0.0
         total = 0.0
-        for name, w in self.weights().items():
+        for name, w in self._looked_at().items():
             decay = self.optimizer.decay_of(name)
             if not decay:
                 continue
-            squares = np.square(w, dtype=np.float64)
+            rows = w.reshape(len(w), -1)
+            squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
             if self.optimizer.decay == "per_rating" and name in TABLES:
                 counts = user_counts if name in USER_TABLES else item_counts
-                share = counts / max(counts.sum(), 1)
-                squares = squares.reshape(len(w), -1).sum(axis=1) * share
+                squares *= counts / max(counts.sum(), 1)
             total += 0.5 * decay * float(squares.sum())
         return total
+
+    def _looked_at(self) -> Weights:
+        """The weights on the host, copies or not, to be read at once."""
+        return self.weights()
 
     # --- weights and state -----------------------------------------------------------------------------------
 

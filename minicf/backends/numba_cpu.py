@@ -647,7 +647,21 @@ def _adam_replay(W, table, row, scalars, betas, decay, start, stop):
             _store(table, row, j, w)
             _store(table, row, W + j, m)
             _store(table, row, 2 * W + j, v)
-    for k in range(whole, W, lanes):
+    twos = whole + (W - whole) // (2 * lanes) * 2 * lanes
+    for k in range(whole, twos, 2 * lanes):
+        k1 = k + lanes
+        w0, m0, v0 = _load(table, row, k), _load(table, row, W + k), _load(table, row, 2 * W + k)
+        w1, m1, v1 = _load(table, row, k1), _load(table, row, W + k1), _load(table, row, 2 * W + k1)
+        l0, l1, s0, s1 = _load(decay, 0, k), _load(decay, 0, k1), _load(decay, 1, k), _load(decay, 1, k1)
+        for t in range(start, stop):
+            rate, root, eps, lr = scalars[t, 0], scalars[t, 1], scalars[t, 2], scalars[t, 3]
+            w0, m0, v0 = _replay_step(w0, m0, v0, l0, one - lr * s0, b1, b2, c1, c2, rate, root, eps)
+            w1, m1, v1 = _replay_step(w1, m1, v1, l1, one - lr * s1, b1, b2, c1, c2, rate, root, eps)
+        for j, w, m, v in ((k, w0, m0, v0), (k1, w1, m1, v1)):
+            _store(table, row, j, w)
+            _store(table, row, W + j, m)
+            _store(table, row, 2 * W + j, v)
+    for k in range(twos, W, lanes):
         w, m, v = _load(table, row, k), _load(table, row, W + k), _load(table, row, 2 * W + k)
         l0, s0 = _load(decay, 0, k), _load(decay, 1, k)
         for t in range(start, stop):
@@ -659,53 +673,42 @@ def _adam_replay(W, table, row, scalars, betas, decay, start, stop):
 
 
 @_inline
-def _adam_replay_pair(W, table, row, other, scalars, betas, decay, start, stop):
-    """The same for two rows with "l2": eight vectors to choose from hide how long a root and a division take."""
+def _adam_replay_rows(W, table, r0, r1, r2, r3, r4, r5, r6, r7, scalars, betas, decay, start, stop):
+    """The same for eight rows with "l2": eight vectors to choose from hide how long a root and a division take.
+
+    One row may stand in several places: it is then moved several times from the same values to the same.
+    """
     lanes = _lanes(table)
     b1, b2, c1, c2 = betas[0], betas[1], betas[2], betas[3]
     one = table.dtype.type(1)
-    whole = W // (4 * lanes) * 4 * lanes
-    for k in range(0, whole, 4 * lanes):
-        k1, k2, k3 = k + lanes, k + 2 * lanes, k + 3 * lanes
-        w0, m0, v0 = _load(table, row, k), _load(table, row, W + k), _load(table, row, 2 * W + k)
-        w1, m1, v1 = _load(table, row, k1), _load(table, row, W + k1), _load(table, row, 2 * W + k1)
-        w2, m2, v2 = _load(table, row, k2), _load(table, row, W + k2), _load(table, row, 2 * W + k2)
-        w3, m3, v3 = _load(table, row, k3), _load(table, row, W + k3), _load(table, row, 2 * W + k3)
-        w4, m4, v4 = _load(table, other, k), _load(table, other, W + k), _load(table, other, 2 * W + k)
-        w5, m5, v5 = _load(table, other, k1), _load(table, other, W + k1), _load(table, other, 2 * W + k1)
-        w6, m6, v6 = _load(table, other, k2), _load(table, other, W + k2), _load(table, other, 2 * W + k2)
-        w7, m7, v7 = _load(table, other, k3), _load(table, other, W + k3), _load(table, other, 2 * W + k3)
-        d0, d1, d2, d3 = _load(decay, 0, k), _load(decay, 0, k1), _load(decay, 0, k2), _load(decay, 0, k3)
+    for k in range(0, W, lanes):
+        d = _load(decay, 0, k)
+        w0, m0, v0 = _load(table, r0, k), _load(table, r0, W + k), _load(table, r0, 2 * W + k)
+        w1, m1, v1 = _load(table, r1, k), _load(table, r1, W + k), _load(table, r1, 2 * W + k)
+        w2, m2, v2 = _load(table, r2, k), _load(table, r2, W + k), _load(table, r2, 2 * W + k)
+        w3, m3, v3 = _load(table, r3, k), _load(table, r3, W + k), _load(table, r3, 2 * W + k)
+        w4, m4, v4 = _load(table, r4, k), _load(table, r4, W + k), _load(table, r4, 2 * W + k)
+        w5, m5, v5 = _load(table, r5, k), _load(table, r5, W + k), _load(table, r5, 2 * W + k)
+        w6, m6, v6 = _load(table, r6, k), _load(table, r6, W + k), _load(table, r6, 2 * W + k)
+        w7, m7, v7 = _load(table, r7, k), _load(table, r7, W + k), _load(table, r7, 2 * W + k)
         for t in range(start, stop):
             rate, root, eps = scalars[t, 0], scalars[t, 1], scalars[t, 2]
-            w0, m0, v0 = _replay_step(w0, m0, v0, d0, one, b1, b2, c1, c2, rate, root, eps)
-            w1, m1, v1 = _replay_step(w1, m1, v1, d1, one, b1, b2, c1, c2, rate, root, eps)
-            w2, m2, v2 = _replay_step(w2, m2, v2, d2, one, b1, b2, c1, c2, rate, root, eps)
-            w3, m3, v3 = _replay_step(w3, m3, v3, d3, one, b1, b2, c1, c2, rate, root, eps)
-            w4, m4, v4 = _replay_step(w4, m4, v4, d0, one, b1, b2, c1, c2, rate, root, eps)
-            w5, m5, v5 = _replay_step(w5, m5, v5, d1, one, b1, b2, c1, c2, rate, root, eps)
-            w6, m6, v6 = _replay_step(w6, m6, v6, d2, one, b1, b2, c1, c2, rate, root, eps)
-            w7, m7, v7 = _replay_step(w7, m7, v7, d3, one, b1, b2, c1, c2, rate, root, eps)
-        for j, w, m, v in ((k, w0, m0, v0), (k1, w1, m1, v1), (k2, w2, m2, v2), (k3, w3, m3, v3)):
-            _store(table, row, j, w)
-            _store(table, row, W + j, m)
-            _store(table, row, 2 * W + j, v)
-        for j, w, m, v in ((k, w4, m4, v4), (k1, w5, m5, v5), (k2, w6, m6, v6), (k3, w7, m7, v7)):
-            _store(table, other, j, w)
-            _store(table, other, W + j, m)
-            _store(table, other, 2 * W + j, v)
-    for k in range(whole, W, lanes):
-        w0, m0, v0 = _load(table, row, k), _load(table, row, W + k), _load(table, row, 2 * W + k)
-        w1, m1, v1 = _load(table, other, k), _load(table, other, W + k), _load(table, other, 2 * W + k)
-        d0 = _load(decay, 0, k)
-        for t in range(start, stop):
-            rate, root, eps = scalars[t, 0], scalars[t, 1], scalars[t, 2]
-            w0, m0, v0 = _replay_step(w0, m0, v0, d0, one, b1, b2, c1, c2, rate, root, eps)
-            w1, m1, v1 = _replay_step(w1, m1, v1, d0, one, b1, b2, c1, c2, rate, root, eps)
-        for which, w, m, v in ((row, w0, m0, v0), (other, w1, m1, v1)):
-            _store(table, which, k, w)
-            _store(table, which, W + k, m)
-            _store(table, which, 2 * W + k, v)
+            w0, m0, v0 = _replay_step(w0, m0, v0, d, one, b1, b2, c1, c2, rate, root, eps)
+            w1, m1, v1 = _replay_step(w1, m1, v1, d, one, b1, b2, c1, c2, rate, root, eps)
+            w2, m2, v2 = _replay_step(w2, m2, v2, d, one, b1, b2, c1, c2, rate, root, eps)
+            w3, m3, v3 = _replay_step(w3, m3, v3, d, one, b1, b2, c1, c2, rate, root, eps)
+            w4, m4, v4 = _replay_step(w4, m4, v4, d, one, b1, b2, c1, c2, rate, root, eps)
+            w5, m5, v5 = _replay_step(w5, m5, v5, d, one, b1, b2, c1, c2, rate, root, eps)
+            w6, m6, v6 = _replay_step(w6, m6, v6, d, one, b1, b2, c1, c2, rate, root, eps)
+            w7, m7, v7 = _replay_step(w7, m7, v7, d, one, b1, b2, c1, c2, rate, root, eps)
+        for row, w, m, v in ((r0, w0, m0, v0), (r1, w1, m1, v1), (r2, w2, m2, v2), (r3, w3, m3, v3)):
+            _store(table, row, k, w)
+            _store(table, row, W + k, m)
+            _store(table, row, 2 * W + k, v)
+        for row, w, m, v in ((r4, w4, m4, v4), (r5, w5, m5, v5), (r6, w6, m6, v6), (r7, w7, m7, v7)):
+            _store(table, row, k, w)
+            _store(table, row, W + k, m)
+            _store(table, row, 2 * W + k, v)
 
 
 @_inline
@@ -1191,6 +1194,7 @@ def _replay_kernel(W: int) -> Any:
         good, eps = opt.good, opt.eps
         n_users, n_items = len(users.arrays[0]), len(items.arrays[0])
         first_of_items = (n_users + _CHUNK - 1) // _CHUNK
+        group = np.zeros(8, np.int64)  # rows that stand at the beginning of the block
         chunks = first_of_items + (n_items + _CHUNK - 1) // _CHUNK
         while True:
             chunk = _add(claims, 0, 1)
@@ -1201,27 +1205,27 @@ def _replay_kernel(W: int) -> Any:
             factors, bias = (users.factors, users.bias) if of_users else (items.factors, items.bias)
             column = users.column if of_users else items.column
             table, last, decay, marks = arrays[0], arrays[1], arrays[8], arrays[9]
-            row = (chunk if of_users else chunk - first_of_items) * _CHUNK
-            beyond = min(row + _CHUNK, len(table))
+            first = (chunk if of_users else chunk - first_of_items) * _CHUNK
+            beyond = min(first + _CHUNK, len(table))
             summed = good[factors, steps] and good[bias, steps]  # a table without decay beside one that has
-            while True:
-                while row < beyond and marks[row] != named:
-                    row += 1
-                other = row + 1
-                while other < beyond and marks[other] != named:
-                    other += 1
-                if row >= beyond:
-                    break
-                if other < beyond and last[row] == last[other] and not summed:
-                    _adam_replay_pair(W, table, row, other, scalars, betas, decay, last[row], steps)
-                    last[row] = last[other] = 0
-                    row = other + 1
-                else:
-                    _adam_flush(
-                        W, table, last, row, row + 1, steps, scalars, betas, decay, powers, sums, fades, good, eps,
-                        factors, bias, column,
+            n = 0
+            for row in range(first, beyond):
+                if marks[row] == named:
+                    if last[row] > 0 or summed:
+                        _adam_flush(
+                            W, table, last, row, row + 1, steps, scalars, betas, decay, powers, sums, fades, good, eps,
+                            factors, bias, column,
+                        )  # fmt: skip
+                    else:
+                        group[n] = row
+                        n += 1
+                if n == 8 or (n > 0 and row == beyond - 1):
+                    group[n:] = group[n - 1]
+                    _adam_replay_rows(
+                        W, table, group[0], group[1], group[2], group[3], group[4], group[5], group[6], group[7],
+                        scalars, betas, decay, 0, steps,
                     )  # fmt: skip
-                    row = other
+                    n = 0
         _exchange_mxcsr(control)
 
     return replay
@@ -1482,6 +1486,9 @@ class Program(base.Program):
 
     def weights(self) -> dict[str, np.ndarray]:
         return {name: view.copy() for name, view in self._views(0).items()}
+
+    def _looked_at(self) -> Weights:
+        return self._views(0)
 
     def state(self) -> dict[str, np.ndarray]:
         state: dict[str, np.ndarray] = {"step": np.array(self.t, np.int64)}
