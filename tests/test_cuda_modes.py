@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emula
 
 SOME = (
     "any_batch or any_width or step_that_fails or (any_number and (7 or 65 or 130)) "
-    "or (every_model and (momentum or decoupled or per_rating))"
+    "or (every_model and (momentum or decoupled or per_rating)) or (expansion and short and bias)"
 )
 FEWER = "any_batch or any_width or (every_model and (bias or hybrid) and dense)"
 

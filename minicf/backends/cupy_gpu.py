@@ -40,6 +40,10 @@ SWEEP = 32
 """Adam with l2 has no closed form for idle rows. Where tables do not fit on the chip, all rows are brought up to date
 each so many steps, in registers: one pass over the tables instead of so many."""
 
+EXPANSION = {4: 3e-8, 8: 1e-11}
+"""Largest relative error of (C4), by the bytes of a number: half a unit in the last place of float32; in float64, where
+the series does not reach that, what keeps a long training within 1e-9 of the reference."""
+
 _SCORES = 1 << 26
 """Scores of one block of users with all items, when the best are looked for."""
 
@@ -150,7 +154,7 @@ _DECAYS = {None: 0, "l2": 1, "per_rating": 2, "decoupled": 3}
 
 SETUP = np.dtype(
     [("mean", "f8"), ("low", "f8"), ("high", "f8"), ("eps", "f8"), ("momentum", "f8"), ("beta1", "f8"), ("beta2", "f8"),
-     ("decay", "f8", 4),
+     ("decay", "f8", 4), ("expand", "f8"),
      *((name, "i4") for name in (
          "kind", "decay_kind", "nesterov", "sparse", "range", "users", "items", "factors", "bias_column", "stride",
          "slots", "sweep", "fading", "levels"))],
@@ -275,7 +279,6 @@ class Plan:
         self.first = ints(self.steps * (self.parts + 1))
         self.rates = xp.empty((self.steps, 4), program.dtype)
         linear = not isinstance(program.optimizer, Adam) and not program.optimizer.sparse
-        self.products = xp.empty((4, self.levels, self.steps, 4) if linear else 1, np.float64)
         self.linear = linear
         self.stamps = ints(rows)
         heads = len(program.model.heads)
@@ -293,6 +296,7 @@ class Plan:
             if program.adam and not program.optimizer.sparse:
                 setup["sweep"] = 1 if self.resident else SWEEP if program.l2 else 0
         else:
+            self.resident = False
             self.before = xp.empty((batch, program.stride), program.dtype)
             self.d_s = xp.empty(batch, program.dtype)
         if program.nets:
@@ -300,6 +304,14 @@ class Plan:
             self.d_rows = xp.empty((batch, 2, program.stride), program.dtype)
             self.t = xp.empty(1, np.uint64)
             self.ones = xp.ones((1, batch), program.dtype)
+        # What rows miss that no batch names: products of matrices for SGD, moments for Adam.
+        self.fades = program.fades and not self.resident
+        idle = 4 * 4 * self.levels * self.steps if linear else 1
+        if self.fades:
+            setup["expand"] = EXPANSION[program.dtype.itemsize]
+            idle = (8 * program.tables + 4) * (self.steps + 1)
+            self.scalars = xp.empty((self.steps, 4), np.float64)
+        self.idle = xp.empty(idle, np.float64)
         self.setup = setup
         self.graph: Any = None
         self.captured: tuple[Any, ...] = ()
@@ -345,6 +357,9 @@ class Tables(base.Program):
                   for name in ("user_factors", "item_factors", "user_bias", "item_bias")]  # fmt: skip
         decay = optimizer.decay if any(optimizer.decay_of(name) for name in weights) else None
         self.l2 = decay == "l2" and any(decays)
+        # Adam without l2: idle rows only fade, which (C3) … (C5) sum up. With a beta of 0 there is nothing to sum.
+        self.fades = isinstance(optimizer, Adam) and not optimizer.sparse and not self.l2 and all(optimizer.betas)
+        self.tables = 4 if decay == "decoupled" else 1
         rating_range = getattr(model, "rating_range", None)  # a hybrid's are its heads'
         low, high = rating_range or (0.0, 0.0)
         values = {
@@ -473,11 +488,17 @@ class Tables(base.Program):
             plan.order[...] = self.xp.asarray(order)
             data = (*self._data(user, item, rating), plan.order)
             plan.fill(self, *data)
-            plan.rates[...] = self.xp.asarray(self._scalars(rates))
+            scalars = self._scalars(rates)
+            plan.rates[...] = self.xp.asarray(scalars.astype(self.dtype))
             plan.stamps[...] = 0
             if plan.linear:
                 self.kernels.over(
-                    "build_products", 8 * plan.steps, (plan.setup, plan.rates, plan.products, np.int32(plan.steps))
+                    "build_products", 8 * plan.steps, (plan.setup, plan.rates, plan.idle, np.int32(plan.steps))
+                )
+            if plan.fades:
+                plan.scalars[...] = self.xp.asarray(scalars)
+                self.kernels.launch(
+                    "build_moments", (plan.setup, plan.scalars, plan.idle, np.int32(plan.steps)), self.tables
                 )
             if plan.small:
                 self._small(plan, data)
@@ -529,14 +550,14 @@ class Tables(base.Program):
             root = np.sqrt(correction2)
             out[:, 1], out[:, 2] = lr / correction1, root
             out[:, 3] = self.optimizer.eps / root if self.optimizer.sparse else self.optimizer.eps
-        return out.astype(self.dtype)
+        return out
 
     def _small(self, plan: Plan, data: tuple[Any, ...]) -> None:
         plan.barrier[...] = 0
         self.kernels.launch(
             f"epoch_{'net_' * self.nets}{'resident' if plan.resident else 'touched'}",
             (plan.setup, plan.first, plan.begin, plan.row_of, plan.next, plan.partner, plan.place, plan.fresh,
-             plan.stars, self.table, plan.stamps, plan.rates, plan.products, plan.exchange, plan.squared, plan.barrier,
+             plan.stars, self.table, plan.stamps, plan.rates, plan.idle, plan.exchange, plan.squared, plan.barrier,
              np.int32(plan.n), np.int32(plan.batch), np.int32(plan.steps), *self._more(plan, data)),
             plan.blocks, shared=plan.shared, cooperative=True,
         )  # fmt: skip
@@ -584,19 +605,17 @@ class Tables(base.Program):
         late = not self.optimizer.sparse
 
         def sweep(to: int) -> None:
-            k.over(
-                "sweep", rows, (setup, self.table, plan.stamps, plan.rates, plan.products, steps, np.int32(to)), warps
-            )
+            k.over("sweep", rows, (setup, self.table, plan.stamps, plan.rates, plan.idle, steps, np.int32(to)), warps)
 
         for i in range(plan.steps):
             step = np.int32(i)
             if late:
                 k.over("batch_catch_up", segments[1],
-                       (setup, plan.first, plan.row_of, self.table, plan.stamps, plan.rates, plan.products, steps, step,
+                       (setup, plan.first, plan.row_of, self.table, plan.stamps, plan.rates, plan.idle, steps, step,
                         np.int32(1)), warps)  # fmt: skip
             k.over("batch_users", segments[0],
                    (setup, plan.first, plan.begin, plan.row_of, plan.partner, plan.place, plan.stars, self.table,
-                    plan.stamps, plan.rates, plan.products, plan.before, plan.d_s, plan.squared, n, batch, steps, step),
+                    plan.stamps, plan.rates, plan.idle, plan.before, plan.d_s, plan.squared, n, batch, steps, step),
                    warps)  # fmt: skip
             k.over("batch_items", segments[1],
                    (setup, plan.first, plan.begin, plan.row_of, plan.partner, plan.place, self.table, plan.stamps,
@@ -859,14 +878,14 @@ class Nets(Tables):
 
         def sweep(to: int) -> None:
             k.over("sweep", self.n_users + self.n_items,
-                   (setup, self.table, plan.stamps, plan.rates, plan.products, steps, np.int32(to)), warps)  # fmt: skip
+                   (setup, self.table, plan.stamps, plan.rates, plan.idle, steps, np.int32(to)), warps)  # fmt: skip
 
         for i in range(plan.steps):
             step, size = np.int32(i), min(plan.batch, plan.n - i * plan.batch)
             count = np.int32(size)
             if late:
                 k.over("batch_catch_up", segments,
-                       (setup, plan.first, plan.row_of, self.table, plan.stamps, plan.rates, plan.products, steps, step,
+                       (setup, plan.first, plan.row_of, self.table, plan.stamps, plan.rates, plan.idle, steps, step,
                         np.int32(0)), warps)  # fmt: skip
             k.over("net_clear", plan.d_rows.size, (plan.d_rows, np.int64(plan.d_rows.size)))
             for number, (name, head) in enumerate(zip(self.model.heads, self.heads, strict=True)):

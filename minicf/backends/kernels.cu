@@ -67,6 +67,7 @@ struct Setup {
     double mean, low, high, eps;    // (F3), (F4), (U8)
     double momentum, beta1, beta2;  // (U4), (U6), (U7)
     double decay[4];                // lambda of user factors, item factors, user biases, item biases
+    double expand;                  // largest relative error of (C4) that will do; 0: Adam's idle steps are made, not summed
     int kind, decay_kind, nesterov, sparse, range;
     int users, items, factors, bias_column, stride, slots;
     int sweep;   // bring every row up to date each so many steps; 0: only at the end
@@ -186,8 +187,11 @@ __device__ __forceinline__ void move_row(const Setup& a, const Rates& r, Row& ro
 // bit b, and in none above, is split by exactly that middle. (Prefix products and inverses would need no levels, but
 // each matrix has determinant about `momentum`: the inverse of a long prefix is all rounding error.)
 //
-// Adam: the missed steps are made in registers, until they stop to change any weight of the row; what is left then is
-// a power of each beta, and the product of the decoupled decay. With l2 every step is made.
+// Adam without l2: the moments only fade, and what they still move is a sum over the missed steps: (C3) and (C4), which
+// numba_cpu.py derives, take it from a table of (C5), one root and one division a weight however long the gap. Where
+// (C4) is not exact enough (in the first steps of all, or a.expand is 0), steps are made in registers until it is, or
+// until they stop to change any weight of the row; what is left then is a power of each beta, and the product of the
+// decoupled decay. With l2 every step is made.
 
 struct Map {  // w' = ww w + wv v,  v' = vw w + vv v
     double ww, wv, vw, vv;
@@ -276,11 +280,107 @@ __device__ __forceinline__ double power(double x, int n) {
     return result;
 }
 
-__device__ __forceinline__ void catch_up_adam(const Setup& a, const Rates* rates, Row& row, int side, int from, int to,
-                                              int lane) {
+// (C5) of the steps from one on to the end of the call, the product of f over the steps before, and whether (C4) is
+// exact enough from here on.
+struct Moments {
+    double m[6], keep, exact;
+};
+
+// After n idle steps: beta1^n, beta2^n, (beta1 / sqrt beta2)^n, beta2^(-n / 2).
+struct Fade {
+    double first, second, ratio, grow;
+};
+
+// Without decoupled decay all tables fade alike.
+__device__ __forceinline__ int moment_tables(const Setup& a) { return DECAY == DECOUPLED ? 4 : 1; }
+
+__device__ __forceinline__ const Moments* moments_of(const Setup& a, const Map* idle, int steps, int table) {
+    return (const Moments*)idle + (DECAY == DECOUPLED ? (int64)table * (steps + 1) : 0);
+}
+
+// A block a table: a thread goes through all steps for each moment, an eighth for the products of f.
+// scalars: lr, lr / (1 - beta1^t), c_t = sqrt(1 - beta2^t) and eps of each step.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    build_moments(const Setup a, const double* scalars, Moments* moments, int steps) {
+    const int tables = moment_tables(a), p = threadIdx.x;
+    const double h = 1 / sqrt(a.beta2);
+    for (int table = blockIdx.x; table < tables; table += gridDim.x) {
+        const double decay = DECAY == DECOUPLED ? a.decay[table] : 0;
+        Moments* out = moments + (int64)table * (steps + 1);
+        if (p < 7) {
+            const double factor = a.beta1 * power(h, p + 1);
+            double m = 0;
+            for (int s = steps; s >= 0; --s) {
+                if (s < steps) {
+                    double c = scalars[4 * (int64)s + 2], x = scalars[4 * (int64)s + 1] * c;
+#pragma unroll
+                    for (int q = 0; q < 6; ++q) x *= q < p ? c : 1;
+                    m = factor / (1 - scalars[4 * (int64)s] * decay) * (x + m);  // (C5)
+                }
+                // The seventh only bounds the error, and gives its place to what comes of it.
+                if (p < 6)
+                    out[s].m[p] = m;
+                else
+                    out[s].exact = m;
+            }
+        } else if (p == 7) {
+            double keep = 1;
+            for (int s = 0; s <= steps; ++s) {
+                out[s].keep = keep;
+                if (s < steps) keep *= 1 - scalars[4 * (int64)s] * decay;
+            }
+        }
+        __syncthreads();
+        const bool usable = out[steps].keep > 1e-200;  // else there is nothing to divide by
+        for (int s = threadIdx.x; s <= steps; s += blockDim.x) {
+            const double m0 = out[s].m[0], m6 = out[s].exact;
+            bool exact = s == steps || (usable && m0 == 0);  // learning rates of 0: nothing moves
+            if (usable && m0 > 0 && m6 < 1e100) {
+                double n[7];
+                for (int i = 1; i < 6; ++i) n[i] = out[s].m[i] / m0;
+                n[6] = m6 / m0;
+                double e = n[1], e2 = e * e;
+                double sixth = n[6] - 6 * e * n[5] + 15 * e2 * n[4] - 20 * e2 * e * n[3] + 15 * e2 * e2 * n[2] - 5 * e2 * e2 * e2;
+                exact = sixth < a.expand * e2 * e2 * e2;
+            }
+            out[s].exact = exact;
+        }
+        __syncthreads();
+    }
+    Fade* fades = (Fade*)(moments + (int64)tables * (steps + 1));
+    for (int n = blockIdx.x * blockDim.x + threadIdx.x; n <= steps; n += gridDim.x * blockDim.x)
+        // A bound for beta2^(-n / 2), since infinity times 0 is not 0: where it is that large, the ratio is 0.
+        fades[n] = Fade{power(a.beta1, n), power(a.beta2, n), power(a.beta1 * h, n), min(power(h, n), 1e50)};
+}
+
+struct Sum {  // (C3), (C4) over a range of steps: F, sum A, eps E, C_2 … C_5
+    real keep, total, e, c2, c3, c4, c5;
+};
+
+__device__ __forceinline__ Sum idle_sum(const Setup& a, const Moments& begin, const Moments& end, const Fade& fade) {
+    const double keep = end.keep / begin.keep;
+    double factor = fade.ratio / keep, m0 = begin.m[0] - factor * end.m[0];
+    if (!(m0 > 0)) return Sum{(real)keep, 0, 1, 0, 0, 0, 0};
+    factor *= fade.grow;
+    const double e = (begin.m[1] - factor * end.m[1]) / m0, u = 1 / e;
+    // In units of e, so that the central moments are of numbers around 1.
+    double n[6], scale = u / m0;
+#pragma unroll
+    for (int p = 2; p < 6; ++p) {
+        factor *= fade.grow, scale *= u;
+        n[p] = (begin.m[p] - factor * end.m[p]) * scale;
+    }
+    return Sum{(real)keep, (real)m0, (real)(a.eps * e), (real)(n[2] - 1), (real)(n[3] - 3 * n[2] + 2),
+               (real)(n[4] - 4 * n[3] + 6 * n[2] - 3), (real)(n[5] - 5 * n[4] + 10 * n[3] - 10 * n[2] + 4)};
+}
+
+__device__ __forceinline__ void catch_up_adam(const Setup& a, const Rates* rates, const Map* idle, int steps, Row& row,
+                                              int side, int from, int to, int lane) {
     bool every = DECAY == L2 && (a.decay[side] != 0 || a.decay[2 + side] != 0);
+    const Moments *factors = moments_of(a, idle, steps, side), *bias = moments_of(a, idle, steps, 2 + side);
+    auto exact = [&](int t) { return a.expand > 0 && factors[t].exact > 0 && bias[t].exact > 0; };
     int t = from;
-    for (bool moving = true; t < to && moving; ++t) {
+    for (bool moving = true; t < to && moving && !exact(t); ++t) {
         Rates r = rates[t];
         bool mine = every || !a.fading;
 #pragma unroll
@@ -295,6 +395,23 @@ __device__ __forceinline__ void catch_up_adam(const Setup& a, const Rates* rates
         moving = __any_sync(ALL_LANES, mine);
     }
     if (t == to) return;
+    if (exact(t)) {
+        const Fade fade = ((const Fade*)((const Moments*)idle + (int64)moment_tables(a) * (steps + 1)))[to - t];
+        const Sum f = idle_sum(a, factors[t], factors[to], fade);
+        const Sum b = DECAY == DECOUPLED ? idle_sum(a, bias[t], bias[to], fade) : f;
+#pragma unroll
+        for (int c = 0; c < CHUNKS; ++c)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const Sum& s = first_column(c, lane) + i < a.factors ? f : b;
+                real d = 1 / (sqrt(row.v[c].x[i]) + s.e), x = s.e * d;
+                real series = 1 + x * x * (s.c2 - x * (s.c3 - x * (s.c4 - x * s.c5)));                 // (C4)
+                row.w[c].x[i] = s.keep * (row.w[c].x[i] - row.m[c].x[i] * s.total * d * series);  // (C3)
+                row.m[c].x[i] *= (real)fade.first;                                                // (U6)
+                row.v[c].x[i] *= (real)fade.second;                                               // (U7)
+            }
+        return;
+    }
     real first = (real)power(a.beta1, to - t), second = (real)power(a.beta2, to - t);
     double keep_factors = 1, keep_bias = 1;
     if (DECAY == DECOUPLED)
@@ -312,14 +429,14 @@ __device__ __forceinline__ void catch_up_adam(const Setup& a, const Rates* rates
         }
 }
 
-// Bring a row that has made `from` steps of this call to `to` steps.
-__device__ __forceinline__ void catch_up(const Setup& a, const Rates* rates, const Map* products, int steps, Row& row,
+// Bring a row that has made `from` steps of this call to `to` steps. `idle` is what build_products or build_moments made.
+__device__ __forceinline__ void catch_up(const Setup& a, const Rates* rates, const Map* idle, int steps, Row& row,
                                          int side, int from, int to, int lane) {
     if (SPARSE || from >= to) return;
     if (KIND == ADAM)
-        catch_up_adam(a, rates, row, side, from, to, lane);
+        catch_up_adam(a, rates, idle, steps, row, side, from, to, lane);
     else
-        catch_up_linear(a, products, steps, row, side, from, to, lane);
+        catch_up_linear(a, idle, steps, row, side, from, to, lane);
 }
 
 // --- one rating ----------------------------------------------------------------------------------------------------
@@ -749,7 +866,7 @@ struct Work {  // the plan's arrays, as the training kernels read them
 
 template <int RESIDENT, int NET>
 __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, const Nets& nets, real* table, int* stamps,
-                                          const Rates* rates, const Map* products, real* exchange, real* squared,
+                                          const Rates* rates, const Map* idle, real* exchange, real* squared,
                                           unsigned* barrier, int n, int batch, int steps) {
     DYNAMIC_SHARED(real, shared);
     const int blocks = gridDim.x, block = blockIdx.x, rows = a.users + a.items;
@@ -787,7 +904,7 @@ __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, cons
             load_row(a, r, row_at(row), lane);
             int stamp = stamp_of(row);
             if (!SPARSE && stamp < step) {
-                catch_up(a, rates, products, steps, r, side, stamp, step, lane);
+                catch_up(a, rates, idle, steps, r, side, stamp, step, lane);
                 store_row(a, r, row_at(row), lane);
                 __syncwarp();  // every lane has read the stamp
                 if (lane == 0) stamp_of(row) = step;
@@ -895,7 +1012,7 @@ __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, cons
                     if (stamp > step) continue;
                     Row r;
                     load_row(a, r, row_at(row), lane);
-                    catch_up(a, rates, products, steps, r, row >= a.users, stamp, step + 1, lane);
+                    catch_up(a, rates, idle, steps, r, row >= a.users, stamp, step + 1, lane);
                     store_row(a, r, row_at(row), lane);
                     __syncwarp();
                     if (lane == 0) stamp_of(row) = step + 1;
@@ -910,7 +1027,7 @@ __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, cons
         if (!RESIDENT && stamp == steps) continue;
         Row r;
         load_row(a, r, row_at(row), lane);
-        catch_up(a, rates, products, steps, r, row >= a.users, stamp, steps, lane);
+        catch_up(a, rates, idle, steps, r, row >= a.users, stamp, steps, lane);
         store_row(a, r, table + (int64)row * width, lane);
     }
 }
@@ -918,11 +1035,11 @@ __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, cons
 #define EPOCH_PARAMETERS                                                                                             \
     const Setup a, const int *first, const int *begin, const int *row_of, const int *next, const int *partner,       \
         const int *place, const unsigned char *fresh, const real *stars, real *table, int *stamps,                   \
-        const Rates *rates, const Map *products, real *exchange, real *squared, unsigned *barrier, int n, int batch, \
+        const Rates *rates, const Map *idle, real *exchange, real *squared, unsigned *barrier, int n, int batch, \
         int steps
 #define EPOCH(resident, net, nets)                                                                                    \
     run_epoch<resident, net>(a, Work{first, begin, row_of, next, partner, place, fresh, stars}, nets, table, stamps, \
-                             rates, products, exchange, squared, barrier, n, batch, steps)
+                             rates, idle, exchange, squared, barrier, n, batch, steps)
 #define NET_PARAMETERS                                                                                          \
     const Head *heads, real *dense, real *tape, real *d_rows, const double *decay, const int *order, const int *slot, \
         const float *rating, const uint64 *t, int count, int n_dense, int scratch_width
@@ -947,7 +1064,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) epoch_net_touched(EPOCH
 // Rows that the batch names and that are behind: of the parts (0 users, 1 items) from `from_part` on.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     batch_catch_up(const Setup a, const int* first, const int* row_of, real* table, int* stamps, const Rates* rates,
-                   const Map* products, int steps, int step, int from_part) {
+                   const Map* idle, int steps, int step, int from_part) {
     const int lane = threadIdx.x & 31, stride = gridDim.x * (blockDim.x >> 5);
     const int* part = first + (int64)step * 3;
     for (int segment = part[from_part] + blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5); segment < part[2]; segment += stride) {
@@ -956,7 +1073,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         real* at = table + (int64)row * a.slots * a.stride;
         Row r;
         load_row(a, r, at, lane);
-        catch_up(a, rates, products, steps, r, row >= a.users, stamp, step, lane);
+        catch_up(a, rates, idle, steps, r, row >= a.users, stamp, step, lane);
         store_row(a, r, at, lane);
         __syncwarp();
         if (lane == 0) stamps[row] = step;
@@ -966,7 +1083,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 // Forward, loss and the users' half of the update. The users' rows as they were go to `before`, for the items' half.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     batch_users(const Setup a, const int* first, const int* begin, const int* row_of, const int* partner,
-                const int* place, const real* stars, real* table, int* stamps, const Rates* rates, const Map* products,
+                const int* place, const real* stars, real* table, int* stamps, const Rates* rates, const Map* idle,
                 real* before, real* d_s, real* squared, int n, int batch, int steps, int step) {
     const int lane = threadIdx.x & 31, stride = gridDim.x * (blockDim.x >> 5);
     const int64 width = (int64)a.slots * a.stride;
@@ -977,7 +1094,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         Row r;
         Vec g[CHUNKS];
         load_row(a, r, table + row * width, lane);  // (F1)
-        if (!SPARSE) catch_up(a, rates, products, steps, r, 0, stamps[row], step, lane);
+        if (!SPARSE) catch_up(a, rates, idle, steps, r, 0, stamps[row], step, lane);
         store_vec(before + (int64)(segment - part[0]) * a.stride, r.w, a.stride, lane);
         clear(g);
         for (int e0 = from; e0 < to; e0 += 32) {
@@ -1042,7 +1159,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
 // All rows, to `to` steps.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    sweep(const Setup a, real* table, int* stamps, const Rates* rates, const Map* products, int steps, int to) {
+    sweep(const Setup a, real* table, int* stamps, const Rates* rates, const Map* idle, int steps, int to) {
     const int lane = threadIdx.x & 31, stride = gridDim.x * (blockDim.x >> 5);
     for (int row = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5); row < a.users + a.items; row += stride) {
         int stamp = stamps[row];
@@ -1050,7 +1167,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         real* at = table + (int64)row * a.slots * a.stride;
         Row r;
         load_row(a, r, at, lane);
-        catch_up(a, rates, products, steps, r, row >= a.users, stamp, to, lane);
+        catch_up(a, rates, idle, steps, r, row >= a.users, stamp, to, lane);
         store_row(a, r, at, lane);
         __syncwarp();
         if (lane == 0) stamps[row] = to;

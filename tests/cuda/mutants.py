@@ -91,6 +91,14 @@ MUTANTS = {
     "one-step-less": Mutant("int last = to - 1;", "int last = max(from, to - 2);"),
     "stops-too-soon": Mutant("bool mine = every || !a.fading;", "bool mine = false; if (t > from) break;"),
     "moments-not-faded": Mutant("row.v[c].x[i] *= second;", ""),
+    "sum-not-faded": Mutant("row.m[c].x[i] *= (real)fade.first;", ""),
+    "sum-of-another-range": Mutant("(steps + 1)))[to - t];", "(steps + 1)))[to - t - 1];"),
+    "sum-to-the-end": Mutant("m0 = begin.m[0] - factor * end.m[0];", "m0 = begin.m[0];"),
+    "moments-one-step-late": Mutant("m = factor / (1 - scalars[4 * (int64)s] * decay) * (x + m);", "m = factor / (1 - scalars[4 * (int64)s] * decay) * m + x;"),
+    "summed-too-soon": Mutant("exact = sixth < a.expand * e2 * e2 * e2;", "exact = 1;"),
+    "moments-unwaited": Mutant("                if (s < steps) keep *= 1 - scalars[4 * (int64)s] * decay;\n            }\n        }\n        __syncthreads();", "                if (s < steps) keep *= 1 - scalars[4 * (int64)s] * decay;\n            }\n        }"),
+    "sum-not-shrunk": Mutant("row.w[c].x[i] = s.keep * (", "row.w[c].x[i] = ("),
+    "series-cut-off": Mutant("const double e = (begin.m[1] - factor * end.m[1]) / m0, u = 1 / e;", "const double e = 1.01 * (begin.m[1] - factor * end.m[1]) / m0, u = 1 / e;"),
     # sums and sizes
     "last-batch-full": Mutant("const int size = min(batch, n - step * batch);", "const int size = batch;", None),
     "plan-bound": Mutant("if (keys[middle] < key)", "if (keys[middle] <= key)"),
@@ -109,6 +117,7 @@ def suite() -> None:
     from tests.cuda import standin
 
     few = cases.Problem(n_users=7, n_items=9, n_ratings=41, batch=6, epochs=2)
+    long = cases.Problem(n_users=9, n_items=9, n_ratings=60, batch=2, epochs=2)
     many = cases.Problem(n_users=4, n_items=4, n_ratings=100, batch=70, epochs=1)
     hybrid = Hybrid({"net": (Net(7, hidden=(9, 6), dropout=(0.2, 0.0, 0.4)), 0.2), "dot": (DotBias(7), 1.0)})
     momentum = SGD(0.01, momentum=0.9, weight_decay=0.02)
@@ -121,6 +130,8 @@ def suite() -> None:
         (DotBias(3), momentum, many),
         (hybrid, Adam(0.01), few),
         (DotBias(2), Adam(0.01, betas=(0.0, 0.9)), few),
+        # With such a beta the expansion takes over from the replay after 20 steps.
+        (DotBias(2), Adam(0.05, betas=(0.05, 0.999), eps=0.1, decay="decoupled", weight_decay=0.5), long),
     ]
     wide = [(DotBias(130), SGD(0.001), few)]
     for path in ("resident", "touched", "large"):

@@ -28,6 +28,7 @@ VARIANTS: dict[str, tuple[dict[str, int], str, bool]] = {
     "sgd-per-rating": ({"decay_kind": 2, "sparse": 1, "stride": 260}, "float32", False),
     "sgd-half": ({"decay_kind": 2, "sparse": 1, "stride": 132}, "float16", False),
     "adam-l2-512": ({"kind": 2, "decay_kind": 1, "range": 1, "stride": 516}, "float32", False),
+    "adamw-512": ({"kind": 2, "decay_kind": 3, "range": 1, "stride": 516}, "float32", False),
     "momentum-float64": ({"kind": 1, "decay_kind": 1, "stride": 52}, "float64", True),
 }
 """What compiled programs differ in: the optimiser, the width of a row, the type, whether they have nets."""
