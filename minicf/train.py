@@ -358,7 +358,8 @@ class Trainer:
             order = tiles.rounds(self.seed, self.epoch)  # a step of this loop is a round
             steps, steps_per_call = tiles.n_blocks, max(1, tiles.n_blocks * _TILED_PER_CALL // n)
         else:
-            order = rng.permutation(self.seed, self.epoch, n) if shuffle else np.arange(n, dtype=np.int32)
+            permutation = getattr(program, "order", rng.permutation)  # where the program makes the same on a device
+            order = permutation(self.seed, self.epoch, n) if shuffle else np.arange(n, dtype=np.int32)
             steps, steps_per_call = -(-n // self.batch_size), program.steps_per_call(self.batch_size)
         squared = np.zeros(len(self.model.heads))
         seconds = 0.0

@@ -345,6 +345,18 @@ def test_one_synchronisation_and_one_upload_of_what_cannot_change(gpu):
     assert not np.array_equal(before, program.weights()["user_bias"])
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 64, 65, 1000, 1025])
+def test_the_order_of_an_epoch_is_that_of_rng(n):
+    model = cases.MODELS["bias"]
+    _, weights, optimizer = setting(model)
+    with standin.emulated() as module:
+        program = module.compile(model, optimizer, weights)
+        for seed, epoch in ((0, 0), (-5, 1), (2**64 + 3, 2**33)):
+            order = program.order(seed, epoch, n)
+            assert order.dtype == np.int32
+            np.testing.assert_array_equal(order.get(), rng.permutation(seed, epoch, n))
+
+
 def test_small_batches_take_one_launch_and_large_ones_a_graph():
     model = cases.MODELS["bias"]
     problem, weights, optimizer = setting(model)
@@ -481,7 +493,12 @@ def test_the_trainer(monkeypatch, path):
             trainer = Trainer(
                 cases.MODELS["hybrid"], Adam(0.01), backend=backend, batch_size=8, dtype="float64", seed=2
             )
+            standin.log.clear()
             trainer.fit(train, valid, epochs=3)
+            if backend == "cupy":  # no order was uploaded
+                sizes = [size for kind, size in standin.log if kind == "set"]
+                assert [kind for kind, name in standin.log if name == "order_of"] == ["launch"] * 3
+                assert sizes.count(4 * len(train)) == 3  # users, items and ratings, once
             outcomes.append((trainer.history.frame(), trainer.weights, trainer.evaluate(valid)))
             if backend == "cupy":
                 trainer.lr = 1e200

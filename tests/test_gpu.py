@@ -32,6 +32,7 @@ from tests.test_cuda_parity import (  # noqa: F401 - collected here
     test_stopping_and_going_on,
     test_the_first_step_fails,
     test_the_moments_are_the_sums_they_stand_for,
+    test_the_order_of_an_epoch_is_that_of_rng,
     test_the_same_bits_from_any_geometry,
     test_what_has_no_kernel_is_composed,
 )

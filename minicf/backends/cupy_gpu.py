@@ -455,6 +455,18 @@ class Tables(base.Program):
         """One synchronisation each; sorting a call takes 80 bytes a rating."""
         return max(1, (1 << 22) // batch_size)
 
+    def order(self, seed: int, epoch: int, n: int) -> Any:
+        """`rng.permutation`, made and left on the device."""
+        bits = np.int32(max(n - 1, 0).bit_length())
+        with self._device:
+            keys, order = self.xp.empty(n, np.uint64), self.xp.empty(n, np.int32)
+            self.kernels.over(
+                "order_keys", n, (np.uint64(rng.key(seed, rng.SHUFFLE, 0, epoch)), keys, np.int32(n), bits)
+            )
+            keys.sort()
+            self.kernels.over("order_of", n, (keys, order, np.int32(n), bits))
+        return order
+
     def train(
         self, user: np.ndarray, item: np.ndarray, rating: np.ndarray, order: np.ndarray, batch_size: int,
         learning_rates: np.ndarray | float,

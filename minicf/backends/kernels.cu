@@ -712,6 +712,20 @@ __device__ __forceinline__ void move_dense(const Setup& a, const Nets& nets, Rat
     *w = new_w, m = new_m, v = new_v;
 }
 
+// --- the order of an epoch ------------------------------------------------------------------------------------------
+
+// rng.permutation: a random key for each position, with the position in its low bits, so that no two are ever equal.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) order_keys(uint64 stream, uint64* keys, int n, int bits) {
+    for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x; i < n; i += (int64)gridDim.x * blockDim.x)
+        keys[i] = mix(stream + ((uint64)i + 1) * GOLDEN) >> bits << bits | (uint64)i;
+}
+
+// Of the sorted keys.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) order_of(const uint64* keys, int* order, int n, int bits) {
+    for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x; i < n; i += (int64)gridDim.x * blockDim.x)
+        order[i] = (int)(keys[i] & (((uint64)1 << bits) - 1));
+}
+
 // --- the plan of a call: which rows each batch names, and where --------------------------------------------------
 //
 // Every rating of a batch is an element of two segments, its user's and its item's. Elements are sorted by

@@ -99,6 +99,10 @@ MUTANTS = {
     "moments-unwaited": Mutant("                if (s < steps) keep *= 1 - scalars[4 * (int64)s] * decay;\n            }\n        }\n        __syncthreads();", "                if (s < steps) keep *= 1 - scalars[4 * (int64)s] * decay;\n            }\n        }"),
     "sum-not-shrunk": Mutant("row.w[c].x[i] = s.keep * (", "row.w[c].x[i] = ("),
     "series-cut-off": Mutant("const double e = (begin.m[1] - factor * end.m[1]) / m0, u = 1 / e;", "const double e = 1.01 * (begin.m[1] - factor * end.m[1]) / m0, u = 1 / e;"),
+    # the order
+    "order-of-the-next": Mutant("mix(stream + ((uint64)i + 1) * GOLDEN)", "mix(stream + (uint64)i * GOLDEN)"),
+    "order-without-position": Mutant(">> bits << bits | (uint64)i;", "| (uint64)i;"),
+    "order-of-a-bit-less": Mutant("order[i] = (int)(keys[i] & (((uint64)1 << bits) - 1));", "order[i] = (int)(keys[i] & (((uint64)1 << (bits - 1)) - 1));"),
     # sums and sizes
     "last-batch-full": Mutant("const int size = min(batch, n - step * batch);", "const int size = batch;", None),
     "plan-bound": Mutant("if (keys[middle] < key)", "if (keys[middle] <= key)"),
@@ -110,6 +114,9 @@ MUTANTS = {
 
 def suite() -> None:
     """What a kernel has to get right; raises where it does not."""
+    import numpy as np
+
+    from minicf import rng
     from minicf.backends import base
     from minicf.models import DotBias, Hybrid, Net
     from minicf.optim import SGD, Adam
@@ -142,6 +149,10 @@ def suite() -> None:
                 worst = max(cases.distances(result, expected).values())
                 if not worst < cases.TOLERANCE:
                     raise AssertionError(f"{path}: {model} with {optimizer} is {worst:.2g} away from the reference")
+    with standin.emulated(processors=3, threads=64) as module:
+        program = module.compile(DotBias(2), momentum, few.weights(DotBias(2)))
+        if not np.array_equal(program.order(3, 1, 300).get(), rng.permutation(3, 1, 300)):
+            raise AssertionError("another order than the host's")
 
 
 def attempt(name: str, report: int) -> None:
