@@ -512,7 +512,7 @@ class Recommender(RegressorMixin, BaseEstimator):
                 tables[name] = np.concatenate([w, w.mean(axis=0, keepdims=True, dtype=np.float64).astype(w.dtype)])
             elif name in models.ITEM_TABLES and allowed is not None:
                 tables[name] = w[allowed]
-        score = scoring.scorer(self.model_, tables)
+        score = scoring.scorer(self.model_, tables, self._xp)
         if allowed is None:
             self._cache["scorer"] = score
         return score
@@ -585,7 +585,19 @@ class Recommender(RegressorMixin, BaseEstimator):
     def _top(
         self, score: scoring.Score, rows: np.ndarray, n_items: int, n: int, skip: Skip | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        return scoring.top_n(score, rows, n_items, n, skip, self.n_threads, compiled=self.backend != "numpy")
+        compiled = self.backend != "numpy"
+        return scoring.top_n(score, rows, n_items, n, skip, self.n_threads, compiled, self._xp)
+
+    @property
+    def _xp(self) -> Any:
+        """What computes scores: CuPy where the backend is the GPU's, else NumPy."""
+        if "xp" not in self._cache:
+            self._cache["xp"] = np
+            if get_backend(self.backend).NAME == "cupy":
+                import cupy
+
+                self._cache["xp"] = cupy
+        return self._cache["xp"]
 
     def _seen(self) -> Skip:
         if self.seen_ is None:
@@ -677,7 +689,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         others = self._directions(side, metric)[:-1]
         if metric == "cosine":
             vector = _normal(vector[None])[0]
-        score = scoring.dot_scorer(vector[None], others)
+        score = scoring.dot_scorer(vector[None], others, self._xp)
         found, best = self._top(score, np.zeros(1, np.int64), len(others), n, None)
         table = self._table(
             pd.Series([0]), np.zeros(1), np.zeros(found.size, np.int64), np.arange(found.size), found[0], best[0], side,
@@ -710,7 +722,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         if index is None:
             present = np.flatnonzero(rows >= 0)
             skip = Skip.of(present, rows[present], len(rows))  # itself
-            found, best = self._top(scoring.dot_scorer(vectors, others), own, len(others), n, skip)
+            found, best = self._top(scoring.dot_scorer(vectors, others, self._xp), own, len(others), n, skip)
         else:
             found, best = self._from_index(index, side, metric, vectors[own], rows, n)
         row, column = np.nonzero(found >= 0)

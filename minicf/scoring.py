@@ -2,7 +2,8 @@
 
 A block of users is scored against all items, what must not come back is struck out, and the best of each row are
 kept. The order is by score, equal scores by index, so that the answer is one whatever the blocks and the threads.
-`select` is the reference; `backends/numba_topn.py` has the compiled one.
+`select` is the reference; `backends/numba_topn.py` has the compiled one, `backends/cupy_gpu.py` that of a GPU, where
+the scores are computed too: `xp` is CuPy then.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ BLOCK_BYTES = 8 << 20
 
 MIN_ROWS = 8
 
-Score = Callable[[np.ndarray, np.ndarray], None]
-"""Takes user rows (B,) and writes the scores of all items to a float32 array (B, I)."""
+_HIDDEN = 1 << 26
+"""Hidden units, of all pairs of some users with all items, that a GPU computes at once: 256 MB."""
+
+Score = Callable[[Any, Any], None]
+"""Takes user rows (B,) and writes the scores of all items to a float32 array (B, I); both NumPy's, or CuPy's."""
 
 
 class Skip(NamedTuple):
@@ -88,35 +92,43 @@ def vectors(model: Dot, w: Weights) -> tuple[np.ndarray, np.ndarray]:
     return sides[0], sides[1]
 
 
-def scorer(model: Model, weights: Weights) -> Score:
-    """A function that scores users against all items by the model's order: before the rating range, which keeps it."""
+def scorer(model: Model, weights: Weights, xp: Any = np) -> Score:
+    """A function that scores users against all items by the model's order: before the rating range, which keeps it.
+
+    `xp`, NumPy or CuPy, says where it computes.
+    """
     head, w = head_of(model, weights)
     if isinstance(head, Dot):
         users, items = vectors(head, w)
-        return dot_scorer(users, items)
+        return dot_scorer(users, items, xp)
+    w = {name: xp.asarray(value) for name, value in w.items()}
     # The first layer sees [p, q]: its halves are computed once a user and once an item, not once a pair.
     layers = [name for name, _, _ in head.layers()]
     k = head.n_factors
     first = w[f"{layers[0]}.weight"]
     of_user = ops.dense(w["user_factors"], first[:k], w[f"{layers[0]}.bias"])
     of_item = w["item_factors"] @ first[k:]
+    n_items, widest = len(of_item), max([1, *head.hidden])
+    together = 1 if xp is np else max(1, _HIDDEN // max(1, n_items * widest))  # one is what a CPU's cache holds
 
-    def score(rows: np.ndarray, out: np.ndarray) -> None:
-        for at, row in enumerate(rows):
-            a = of_user[row] + of_item
+    def score(rows: Any, out: Any) -> None:
+        for lo in range(0, len(rows), together):
+            a = of_user[rows[lo : lo + together]][:, None] + of_item[None]
+            a = a.reshape(-1, a.shape[2])
             for name in layers[1:]:
                 a = ops.dense(ops.relu(a), w[f"{name}.weight"], w[f"{name}.bias"])
-            out[at] = a[:, 0]
+            out[lo : lo + together] = a.reshape(-1, n_items)
 
     return score
 
 
-def dot_scorer(users: np.ndarray, items: np.ndarray) -> Score:
-    """Scores by dot product of rows (U, D) and (I, D)."""
-    columns = np.ascontiguousarray(items.T)  # BLAS goes through it faster than through the transpose
+def dot_scorer(users: np.ndarray, items: np.ndarray, xp: Any = np) -> Score:
+    """Scores by dot product of rows (U, D) and (I, D), computed by `xp`."""
+    left = xp.asarray(users)
+    columns = xp.asarray(np.ascontiguousarray(items.T))  # BLAS goes through it faster than through the transpose
 
-    def score(rows: np.ndarray, out: np.ndarray) -> None:
-        np.matmul(users[rows], columns, out=out)
+    def score(rows: Any, out: Any) -> None:
+        xp.matmul(left[rows], columns, out=out)
 
     return score
 
@@ -155,6 +167,7 @@ def top_n(
     skip: Skip | None = None,
     n_threads: int | None = None,
     compiled: bool = True,
+    xp: Any = np,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The n best items of each row.
 
@@ -172,6 +185,8 @@ def top_n(
         Workers; by default as many as `threads` says.
     compiled : bool
         Whether Numba selects, or NumPy.
+    xp : module
+        NumPy, or CuPy: what `score` was made for. The scores of a block then stay on the GPU, which selects.
 
     Returns
     -------
@@ -182,26 +197,34 @@ def top_n(
 
     Notes
     -----
-    Beyond the result, each worker holds `BLOCK_BYTES` of scores, or `MIN_ROWS` rows of them if these are more.
+    Beyond the result, each worker holds `BLOCK_BYTES` of scores, or `MIN_ROWS` rows of them if these are more; a GPU
+    holds `cupy_gpu.SCORES_BYTES`, or what it has room for.
     """
     choose: Any = select
-    if compiled:
+    held = BLOCK_BYTES
+    if xp is not np:
+        from minicf.backends import cupy_gpu
+
+        choose, held = cupy_gpu.select, cupy_gpu.SCORES_BYTES
+    elif compiled:
         from minicf.backends.numba_topn import select as choose
     n = min(n, n_items)
     index, best = np.empty((len(rows), n), np.int32), np.empty((len(rows), n), np.float32)
     if len(rows) == 0 or n == 0:
         return index, best
     skip = Skip.none(len(rows)) if skip is None else skip
-    size = min(len(rows), max(MIN_ROWS, BLOCK_BYTES // (4 * n_items)))
+    size = min(len(rows), max(MIN_ROWS, held // (4 * n_items)))
+    if xp is not np:
+        size = _room(xp, size, n_items)
     starts = range(0, len(rows), size)
-    workers = min(threads(n_threads), len(starts))
+    workers = min(threads(n_threads), len(starts)) if xp is np else 1
 
     def work(worker: int) -> None:
-        block = np.empty((size, n_items), np.float32)
+        block = xp.empty((size, n_items), np.float32)
         for lo in starts[worker::workers]:
             hi = min(lo + size, len(rows))
             scores = block[: hi - lo]
-            score(rows[lo:hi], scores)
+            score(xp.asarray(rows[lo:hi]), scores)
             choose(scores, Skip(skip.start[lo : hi + 1], skip.items), n, index[lo:hi], best[lo:hi])
 
     with one_blas_thread():
@@ -211,6 +234,19 @@ def top_n(
             with ThreadPoolExecutor(workers) as pool:
                 list(pool.map(work, range(workers)))
     return index, best
+
+
+def _room(xp: Any, size: int, n_items: int) -> int:
+    """How many rows of scores a GPU has room for, at most `size`."""
+    while True:
+        try:
+            xp.empty((size, n_items), np.float32)
+        except MemoryError as error:
+            if size == 1:
+                raise MemoryError(f"the GPU has no room for the scores of one user with {n_items:,} items") from error
+            size //= 2
+        else:
+            return size
 
 
 def threads(asked: int | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Per-rating SGD and the best items, on the GPU backend: as `test_cuda_parity.py`, under the emulator."""
+"""Per-rating SGD on the GPU backend: as `test_cuda_parity.py`, under the emulator."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minicf.backends import base
-from minicf.models import Dot, DotBias, Model, Net
+from minicf.models import DotBias
 from minicf.optim import SGD, Adam
 from minicf.tiles import Tiles
 from tests import cases
@@ -156,43 +156,3 @@ def test_a_rating_that_fails_is_named():
     expected = reference.train_tiles(tiles, rounds, np.full(4, 0.01))
     assert progress.failed_step == expected.failed_step == 150
     np.testing.assert_allclose(progress.squared_error, expected.squared_error)
-
-
-# --- the best items ---------------------------------------------------------------------------------------------------
-
-MODELS: dict[str, Model] = {
-    "dot": Dot(3),
-    "bias": DotBias(5, rating_range=cases.RANGE, global_mean=0.4),
-    "net": Net(4, hidden=(6,), dropout=0.5, rating_range=cases.RANGE),
-    "hybrid": cases.MODELS["hybrid"],
-}
-
-
-@pytest.mark.parametrize("n", [1, 4, 33, 70, 100])
-@pytest.mark.parametrize("model", list(MODELS))
-def test_the_best_items(monkeypatch, model, n):
-    model = MODELS[model]
-    problem = cases.Problem(n_users=9, n_items=70)
-    weights = problem.weights(model)
-    weights["item_factors"][40:44] = weights["item_factors"][3]  # equals
-    if "item_bias" in weights:
-        weights["item_bias"][40:44] = weights["item_bias"][3]
-    users = np.array([0, 8, 3, 3, 5], np.int32)
-    random = np.random.default_rng(2)
-    left_out = [np.sort(random.choice(70, size, replace=False)) for size in (0, 70, 69, 10, 35)]
-    begin = np.concatenate([[0], np.cumsum([len(x) for x in left_out])])
-    reference = base.compile(model, SGD(0.1), weights, 0, "float64")
-    with standin.emulated(processors=2) as module:
-        monkeypatch.setattr(module, "_SCORES", 140)  # two users a block
-        program = module.compile(model, SGD(0.1), weights, 0, "float64")
-        for seen in (None, (begin, np.concatenate(left_out).astype(np.int32))):
-            items, scores = program.top(users, n, seen)
-            assert items.shape == scores.shape == (5, min(n, 70))
-            for j, user in enumerate(users):
-                y = reference.predict(np.full(70, user, np.int32), np.arange(70, dtype=np.int32))
-                allowed = np.setdiff1d(np.arange(70), left_out[j] if seen else [])
-                best = allowed[np.lexsort((allowed, -np.round(y[allowed], 12)))][:n]
-                assert items[j, : len(best)].tolist() == best.tolist()
-                assert (items[j, len(best) :] == -1).all()
-                np.testing.assert_allclose(scores[j, : len(best)], y[best], rtol=1e-12)
-                assert np.isnan(scores[j, len(best) :]).all()

@@ -38,10 +38,14 @@ from tests.test_cuda_parity import (  # noqa: F401 - collected here
 )
 from tests.test_cuda_ratings import (  # noqa: F401 - collected here
     test_half_precision_learns_as_well_and_so_does_racing,
-    test_the_best_items,
     test_the_tiles_of_the_trainer,
     test_tiles_are_the_ratings_one_after_the_other,
     test_tiles_give_the_same_bits_from_any_geometry,
+)
+from tests.test_cuda_top import (  # noqa: F401 - collected here
+    test_the_lists_are_the_cpu_s,
+    test_the_recommender_s_lists,
+    test_the_selection_is_the_reference_s,
 )
 
 REASON = cupy_gpu.unavailable()

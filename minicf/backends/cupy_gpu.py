@@ -10,6 +10,7 @@ Everything stays on the device between calls; each call to `train` synchronises 
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import warnings
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from minicf import rng
+from minicf import rng, scoring
 from minicf.backends import base
 from minicf.backends.base import Progress
 from minicf.models import TABLES, Dot, Hybrid, Model, Net, Weights
@@ -44,8 +45,8 @@ EXPANSION = {4: 3e-8, 8: 1e-11}
 """Largest relative error of (C4), by the bytes of a number: half a unit in the last place of float32; in float64, where
 the series does not reach that, what keeps a long training within 1e-9 of the reference."""
 
-_SCORES = 1 << 26
-"""Scores of one block of users with all items, when the best are looked for."""
+SCORES_BYTES = 1 << 28
+"""Of scores of users with all items that are on the device at once, when the best are looked for."""
 
 _MAX_CALL = 1 << 30
 """Elements of a call are numbered in 32 bits, two a rating."""
@@ -712,63 +713,6 @@ class Tables(base.Program):
     def _predict(self, u: Any, v: Any, y: Any, head: str | None) -> None:
         self.kernels.over("predict_pairs", len(u), (self.setup, self.table, u, v, y, np.int64(len(u))), THREADS // 32)
 
-    def top(
-        self, users: np.ndarray, n: int, seen: tuple[np.ndarray, np.ndarray] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The `n` best items of each user, best first, of equal ones the lower index first.
-
-        Parameters
-        ----------
-        users : array of int, shape (m,)
-        n : int
-        seen : (begin, items), optional
-            Items to leave out: those of the j-th of `users` are ``items[begin[j]:begin[j + 1]]``.
-
-        Returns
-        -------
-        items : array of int32, shape (m, n)
-            -1 where a user has fewer than `n` items left.
-        scores : array, shape (m, n)
-            Predictions; NaN there.
-        """
-        n = min(int(n), self.n_items)
-        xp, m = self.xp, len(users)
-        begin, items = seen if seen is not None else (np.zeros(m + 1, np.int64), np.zeros(0, np.int32))
-        out = np.empty((m, n), np.int32), np.empty((m, n), self.dtype)
-        # A warp's list must fit in shared memory beside those of its block.
-        threads = 32 * max(1, min(THREADS // 32, (48 << 10) // (n * (self.dtype.itemsize + 4))))
-        shared = threads // 32 * n * (self.dtype.itemsize + 4)
-        block = max(1, _SCORES // self.n_items)
-        with self._device:
-            if shared > self.kernels.shared_limit:
-                limit = self.kernels.shared_limit // (self.dtype.itemsize + 4)
-                raise ValueError(f"n is {n}; the kernel lists at most the {limit} best items")
-            for start in range(0, m, block):
-                part = slice(start, min(start + block, m))
-                u = xp.asarray(np.ascontiguousarray(users[part], dtype=np.int32))
-                first = np.asarray(begin[part.start : part.stop + 1])
-                own = np.ascontiguousarray(items[first[0] : first[-1]], dtype=np.int32)
-                scores, add_bias = self._scores(u)
-                best, best_score = xp.empty((len(u), n), np.int32), xp.empty((len(u), n), self.dtype)
-                self.kernels.over(
-                    "top_items", len(u),
-                    (self.setup, self.table, scores, u, xp.asarray((first - first[0]).astype(np.int32)),
-                     xp.asarray(own if len(own) else np.zeros(1, np.int32)), best, best_score, np.int32(len(u)),
-                     np.int32(n), np.int32(add_bias)),
-                    threads // 32, threads=threads, shared=shared,
-                )  # fmt: skip
-                out[0][part], out[1][part] = best.get(), best_score.get()
-        return out
-
-    def _scores(self, u: Any) -> tuple[Any, bool]:
-        """The dot products of some users with all items (len(u), items); True: biases, mean and range are left out."""
-        k, xp = self.model.n_factors, self.xp
-        p = self.table[u, 0, :k]
-        q = xp.ascontiguousarray(self.table[self.n_users :, 0, :k])
-        scores = xp.empty((len(u), self.n_items), self.dtype)
-        xp.matmul(p, q.T, out=scores)
-        return scores, True
-
 
 # --- Net and Hybrid -------------------------------------------------------------------------------------------------
 
@@ -950,13 +894,6 @@ class Nets(Tables):
             GROUP, shared=self.scratch(2),
         )  # fmt: skip
 
-    def _scores(self, u: Any) -> tuple[Any, bool]:
-        xp, m = self.xp, len(u)
-        scores = xp.empty((m, self.n_items), self.dtype)
-        pairs = xp.repeat(u, self.n_items), xp.tile(xp.arange(self.n_items, dtype=np.int32), m)
-        self._predict(*pairs, scores.reshape(-1), None)
-        return scores, False
-
 
 # --- per-rating SGD -------------------------------------------------------------------------------------------------
 
@@ -1044,3 +981,36 @@ class PerRating(Tables):
     @property
     def _stored(self) -> Any:
         return self.table.view(np.uint16) if self.half else self.table
+
+
+# --- the best items -------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _selecting(device: int, threads: int, processors: int | None) -> Kernels:
+    return Kernels(("-std=c++17", "-DREAL=float", "-DCHUNKS=1", f"-DTHREADS={threads}", "-DNETS=0"))
+
+
+def select(scores: Any, skip: scoring.Skip, n: int, index: np.ndarray, best: np.ndarray) -> None:
+    """As `minicf.scoring.select`, of scores on the current device; `index` and `best` are the host's."""
+    import cupy
+
+    count, items = scores.shape
+    kernels = _selecting(cupy.cuda.Device().id, THREADS, PROCESSORS)
+    # A warp's list must fit in shared memory beside those of its block.
+    threads = 32 * max(1, min(THREADS // 32, (48 << 10) // (8 * n)))
+    shared = threads // 32 * 8 * n
+    if shared > kernels.shared_limit:
+        scoring.select(scores.get(), skip, n, index, best)
+        return
+    begin = np.asarray(skip.start) - skip.start[0]
+    seen = np.ascontiguousarray(skip.items[skip.start[0] : skip.start[-1]], np.int32)
+    seen = seen if len(seen) else np.zeros(1, np.int32)
+    found, values = cupy.empty((count, n), np.int32), cupy.empty((count, n), np.float32)
+    kernels.over(
+        "top_items", count,
+        (scores, cupy.asarray(begin.astype(np.int64)), cupy.asarray(seen), found, values, np.int32(count),
+         np.int32(items), np.int32(n)),
+        threads // 32, threads=threads, shared=shared,
+    )  # fmt: skip
+    index[...], best[...] = found.get(), values.get()

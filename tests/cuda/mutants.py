@@ -103,6 +103,13 @@ MUTANTS = {
     "order-of-the-next": Mutant("mix(stream + ((uint64)i + 1) * GOLDEN)", "mix(stream + (uint64)i * GOLDEN)"),
     "order-without-position": Mutant(">> bits << bits | (uint64)i;", "| (uint64)i;"),
     "order-of-a-bit-less": Mutant("order[i] = (int)(keys[i] & (((uint64)1 << bits) - 1));", "order[i] = (int)(keys[i] & (((uint64)1 << (bits - 1)) - 1));"),
+    # the best items
+    "top-ties-turned": Mutant("score[x + lane] >= new_score", "score[x + lane] > new_score"),
+    "top-worse-enters": Mutant("if (!(new_score > last)) continue;", ""),
+    "top-item-of-the-first": Mutant("which[keep] = i0 + 32 * k + from;", "which[keep] = i0 + from;"),
+    "top-last-seen-again": Mutant("x < begin[u + 1]; x += 32", "x < begin[u + 1] - 1; x += 32"),
+    "top-unwaited": Mutant("mine[seen[x]] = worst;\n        __syncwarp();", "mine[seen[x]] = worst;"),
+    "top-moved-unwaited": Mutant("int moved_which = moves ? which[at] : 0;\n                        __syncwarp();", "int moved_which = moves ? which[at] : 0;"),
     # sums and sizes
     "last-batch-full": Mutant("const int size = min(batch, n - step * batch);", "const int size = batch;", None),
     "plan-bound": Mutant("if (keys[middle] < key)", "if (keys[middle] <= key)"),
@@ -116,7 +123,7 @@ def suite() -> None:
     """What a kernel has to get right; raises where it does not."""
     import numpy as np
 
-    from minicf import rng
+    from minicf import rng, scoring
     from minicf.backends import base
     from minicf.models import DotBias, Hybrid, Net
     from minicf.optim import SGD, Adam
@@ -153,6 +160,18 @@ def suite() -> None:
         program = module.compile(DotBias(2), momentum, few.weights(DotBias(2)))
         if not np.array_equal(program.order(3, 1, 300).get(), rng.permutation(3, 1, 300)):
             raise AssertionError("another order than the host's")
+        import cupy
+
+        random = np.random.RandomState(0)
+        scores = random.randint(0, 40, (5, 200)).astype(np.float32)
+        skip = scoring.Skip.of(*np.nonzero(random.uniform(size=scores.shape) < 0.2), 5)
+        lists = []
+        for select, given in ((scoring.select, scores.copy()), (module.select, cupy.asarray(scores))):
+            index, best = np.empty((5, 40), np.int32), np.empty((5, 40), np.float32)
+            select(given, skip, 40, index, best)
+            lists.append((index, best))
+        if not all(np.array_equal(a, b) for a, b in zip(*lists, strict=True)):
+            raise AssertionError("other lists than the reference's")
 
 
 def attempt(name: str, report: int) -> None:
