@@ -114,7 +114,9 @@ class Trainer:
         "auto" takes the fastest that can run here.
     batch_size : int
         Ratings a step.
-    dtype : "float32" or "float64"
+    dtype : "float32", "float64" or "float16"
+        Of weights, state and arithmetic. "float16", for ``backend="cupy"``, ``batch_size=1`` and plain SGD of `Dot` and
+        `DotBias`, stores the tables so and computes in float32; ``fit(shuffle="tiles")`` keeps the whole GPU at work.
     seed : int
         Initial weights, order of ratings and dropout follow from it.
     weights : dict of arrays, optional
@@ -150,8 +152,8 @@ class Trainer:
             raise TypeError(f"model is {model!r}; it must be a minicf model such as DotBias(50)")
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer is {optimizer!r}; it must be SGD(...) or Adam(...)")
-        if np.dtype(dtype).name not in ("float32", "float64"):
-            raise ValueError(f"dtype is {dtype!r}; it must be 'float32' or 'float64'")
+        if np.dtype(dtype).name not in ("float16", "float32", "float64"):
+            raise ValueError(f"dtype is {dtype!r}; it must be 'float32' or 'float64', or 'float16' on a GPU")
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise ValueError(f"seed is {seed!r}; it must be a whole number")
         optimizer.check_names(model.shapes(1, 1))
@@ -162,6 +164,11 @@ class Trainer:
         self.history = History()
         self.epoch = 0
         self._backend = get_backend(backend)
+        if self.dtype == "float16" and (self._backend.NAME != "cupy" or self.batch_size != 1):
+            raise ValueError(
+                "dtype='float16' stores rows for per-rating SGD on a GPU: it needs backend='cupy' and batch_size=1, "
+                f"not {self._backend.NAME!r} and {self.batch_size}; 'float32' goes everywhere"
+            )
         self._lr = optimizer.lr
         self._given = self._match(weights)
         self._program: Program | None = None

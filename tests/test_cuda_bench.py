@@ -47,15 +47,19 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu, "CONTENDERS", (gpu.MiniCF,))
     monkeypatch.setattr(gpu.copy_bandwidth, "__defaults__", (1,))
     monkeypatch.setattr(gpu.barrier_seconds, "__defaults__", (10,))
-    monkeypatch.setattr(gpu.per_rating, "__defaults__", (2000,))
+    monkeypatch.setattr(gpu.per_rating, "__defaults__", (3000, 40, 60, 8, 6))
     monkeypatch.setattr(gpu.top_ten, "__defaults__", (60, 300, 8))
     with standin.emulated():
-        assert (
-            gpu.main(["--case", "adam-64", "--case", "top-10", "--turns", "1", "--out", str(tmp_path / "x.csv")]) == 0
-        )
+        chosen = [x for name in ("adam-64", "per-rating", "top-10") for x in ("--case", name)]
+        assert gpu.main([*chosen, "--turns", "1", "--out", str(tmp_path / "x.csv")]) == 0
     with (tmp_path / "x.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["case"] for row in rows] == ["adam-64", "top-10"]
+    assert [row["case"] for row in rows] == ["adam-64", *4 * ["per-rating"], "top-10"]
+    assert [row["contender"] for row in rows[1:5]] == [
+        f"minicf {storage} {way}" for storage in ("float32", "float16") for way in ("tiles", "racing")
+    ]
+    for row in rows[1:5]:
+        assert abs(float(row["rmse"]) - float(row["rmse_cpu"])) < 0.05  # two epochs, in other orders
     assert float(rows[0]["copy_bandwidth"]) > 0
     assert float(rows[0]["barrier_seconds"]) > 0
     assert gpu.main(["--list"]) == 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from minicf import Ratings, Trainer, backends
 from minicf.backends import base
-from minicf.models import DotBias
+from minicf.models import DotBias, Net
 from minicf.optim import SGD, Adam
+from minicf.schedules import Cosine
 from minicf.tiles import Tiles
 from tests import cases
 from tests.cuda import emulator, standin
@@ -101,8 +104,66 @@ def test_what_per_rating_refuses():
             with pytest.raises(ValueError, match="moves other rows than its rating's"):
                 module.PerRating(model, optimizer, weights)
         program = module.PerRating(model, SGD(0.1), weights)
-        with pytest.raises(ValueError, match="train_cut"):
-            program.train(*PROBLEM.ratings(), np.zeros(1, np.int32), 1, 0.1)
+        with pytest.raises(ValueError, match="batch_size must be 1, it is 3"):
+            program.train(*PROBLEM.ratings(), np.zeros(6, np.int32), 3, 0.1)
+        for other in (Net(3), DotBias(513)):
+            with pytest.raises(ValueError, match="rows in float16 are for Dot and DotBias of up to 512 factors"):
+                module.compile(other, SGD(0.1), other.init_weights(4, 4), dtype="float16")
+
+
+def test_the_order_given_is_kept():
+    """`train` of rows in another precision: as the reference, learning rates that change or not, a failed step too."""
+    model, optimizer = DotBias(7, rating_range=cases.RANGE), SGD(0.03, weight_decay=0.1, decay="per_rating")
+    user, item, rating = PROBLEM.ratings()
+    weights, order = PROBLEM.weights(model), PROBLEM.orders()[0]
+    with standin.emulated() as module:
+        for rates in (0.03, np.linspace(0.03, 0.01, 300), np.repeat([0.03, 0.02, 0.03], 100)):
+            for bad in (None, 0, 150):
+                stars = rating.copy()
+                if bad is not None:
+                    stars[order[bad]] = np.nan
+                outcomes = []
+                for program in (
+                    base.compile(model, optimizer, weights, 0, "float64"),
+                    module.PerRating(model, optimizer, weights, "float64"),
+                ):
+                    progress = program.train(user, item, stars, order, 1, rates)
+                    assert progress.failed_step == (-1 if bad is None else bad)
+                    outcomes.append(cases.Outcome(progress.squared_error, program.weights(), program.state()))
+                far = cases.distances(outcomes[1], outcomes[0])
+                assert max(far.values()) < cases.TOLERANCE, far
+
+
+@pytest.mark.parametrize("shuffle", [True, "tiles"])
+def test_the_trainer_in_half_precision(monkeypatch, tmp_path, shuffle):
+    user, item, rating = planted()
+    frame = pd.DataFrame({"userId": user, "movieId": item, "rating": rating})
+    train, valid = Ratings.from_frame(frame).split(0.1, seed=1)
+    model, optimizer = DotBias(4, init=("normal", 0.0, 0.1)), SGD(0.03)
+    monkeypatch.setitem(backends._MODULES, "cupy", "minicf.backends.cupy_gpu")
+    for backend, batch in (("numpy", 1), ("cupy", 64)):
+        with standin.emulated(), pytest.raises(ValueError, match="needs backend='cupy' and batch_size=1"):
+            Trainer(model, optimizer, backend=backend, batch_size=batch, dtype="float16")
+    with standin.emulated():
+        errors = {}
+        for backend, dtype in (("numpy", "float32"), ("cupy", "float16")):
+            trainer = Trainer(model, optimizer, backend=backend, batch_size=1, dtype=dtype, seed=3)
+            trainer.fit(train, valid, epochs=6, schedule=Cosine(), shuffle=shuffle)
+            errors[backend] = trainer.evaluate(valid)["rmse"]
+        assert errors["numpy"] < 0.7  # on the way: guessing the mean is 1.1
+        assert errors["cupy"] == pytest.approx(errors["numpy"], abs=0.002)  # a step rounds to 11 bits
+        assert trainer.program.table.dtype == np.float16
+        trainer.save(tmp_path / "half.npz")
+        again = Trainer.load(tmp_path / "half.npz", backend="cupy")
+        for name, w in trainer.weights.items():
+            assert w.dtype == np.float32
+            np.testing.assert_array_equal(w, again.weights[name])
+        assert again.dtype == "float16"
+        assert again.evaluate(valid) == trainer.evaluate(valid)
+        again.lr = 1e6
+        with pytest.raises(ArithmeticError, match="diverged in epoch 7"):
+            again.fit(train, epochs=1, shuffle=shuffle)
+        np.testing.assert_array_equal(trainer.weights["item_bias"], again.weights["item_bias"])
 
 
 class Table:

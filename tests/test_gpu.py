@@ -38,7 +38,9 @@ from tests.test_cuda_parity import (  # noqa: F401 - collected here
 )
 from tests.test_cuda_ratings import (  # noqa: F401 - collected here
     test_half_precision_learns_as_well_and_so_does_racing,
+    test_the_order_given_is_kept,
     test_the_tiles_of_the_trainer,
+    test_the_trainer_in_half_precision,
     test_tiles_are_the_ratings_one_after_the_other,
     test_tiles_give_the_same_bits_from_any_geometry,
 )

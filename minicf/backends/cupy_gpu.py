@@ -93,6 +93,13 @@ def compile(
 
     `n_threads` is of processors' threads, and nothing here.
     """
+    if np.dtype(dtype) == np.float16:
+        if not isinstance(model, Dot) or model.n_factors > MAX_FACTORS:
+            raise ValueError(f"rows in float16 are for Dot and DotBias of up to {MAX_FACTORS} factors, not {model}")
+        try:
+            return PerRating(model, optimizer, weights, "float16")
+        except MemoryError as error:
+            raise _too_large(error, weights, optimizer, np.dtype(dtype)) from error
     kind: type[base.Program] = Composed
     if model.n_factors <= MAX_FACTORS and isinstance(model, Dot):
         kind = Tables
@@ -662,14 +669,16 @@ class Tables(base.Program):
                 data, xp.asarray(tiles.order(rounds)), xp.asarray(starts.astype(np.int32)), learning_rates
             )
 
-    def _in_tiles(self, data: tuple[Any, ...], order: Any, starts: Any, learning_rates: Any) -> Progress:
+    def _in_tiles(
+        self, data: tuple[Any, ...], order: Any, starts: Any, learning_rates: Any, blocks: int | None = None
+    ) -> Progress:
         rounds, workers = starts.shape[0], starts.shape[1] - 1
         lr = self.xp.asarray(np.array(np.broadcast_to(np.asarray(learning_rates, self.dtype), (rounds,))))
         squared, barrier = self.xp.empty(len(order), self.dtype), self.xp.zeros(1, np.uint32)
         self.kernels.launch(
             "sgd_tiles",
             (self.setup, self._stored, *data, order, starts, lr, squared, barrier, np.int32(rounds), np.int32(workers)),
-            self.kernels.processors, cooperative=True,
+            blocks or self.kernels.processors, cooperative=True,
         )  # fmt: skip
         return self._taken(squared)
 
@@ -901,6 +910,8 @@ class Nets(Tables):
 class PerRating(Tables):
     """SGD without momentum, a step a rating: by tiles (deterministic), or racing. Rows may be stored in half precision.
 
+    ``Trainer(..., dtype="float16", batch_size=1, backend="cupy")`` trains by this. `train` keeps the order that it is
+    given, which only a warp can; `train_tiles`, `train_cut` and `train_racing` have the whole device at work.
     `minicf.tiles` cuts ratings into as many tiles as a CPU has use for; a GPU has use for far more: `train_cut`.
 
     Parameters
@@ -916,7 +927,7 @@ class PerRating(Tables):
     """
 
     def __init__(
-        self, model: Dot, optimizer: SGD, weights: Weights, storage: str = "float32", workers: int = 1024
+        self, model: Dot, optimizer: Optimizer, weights: Weights, storage: str = "float32", workers: int = 1024
     ) -> None:
         self.storage, self.workers = np.dtype(storage), workers
         self.half = storage == "float16"
@@ -940,7 +951,14 @@ class PerRating(Tables):
         self.kernels.over("predict_pairs", len(u), (self.setup, table, u, v, y, np.int64(len(u))), THREADS // 32)
 
     def _steps(self, user: Any, item: Any, rating: Any, order: Any, batch: int, rates: np.ndarray) -> np.ndarray:
-        raise ValueError("PerRating trains by train_tiles, train_cut or train_racing")
+        """For `train`, whose order is to be kept: by a single warp."""
+        if batch != 1:
+            raise ValueError(f"PerRating goes rating by rating: batch_size must be 1, it is {batch}")
+        ends = np.flatnonzero(np.append(rates[1:] != rates[:-1], True)) + 1  # of runs of one learning rate
+        starts = np.stack([np.append(0, ends[:-1]), ends], axis=1).astype(np.int32)
+        xp, data = self.xp, self._data(user, item, rating)
+        done = self._in_tiles(data, xp.asarray(order), xp.asarray(starts), rates[ends - 1], blocks=1)
+        return np.append(done.squared_error, done.failed_step)
 
     def tiled(self, user: Any, item: Any, order: Any) -> tuple[Any, Any]:
         """The order of `train_cut`, rows of the table (n,), and where its tiles begin (rounds, tiles + 1)."""

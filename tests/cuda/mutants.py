@@ -110,6 +110,11 @@ MUTANTS = {
     "top-last-seen-again": Mutant("x < begin[u + 1]; x += 32", "x < begin[u + 1] - 1; x += 32"),
     "top-unwaited": Mutant("mine[seen[x]] = worst;\n        __syncwarp();", "mine[seen[x]] = worst;"),
     "top-moved-unwaited": Mutant("int moved_which = moves ? which[at] : 0;\n                        __syncwarp();", "int moved_which = moves ? which[at] : 0;"),
+    # rating by rating
+    "tiles-unwaited": Mutant("grid_wait(barrier, (unsigned)(round + 1) * gridDim.x);", ""),
+    "tiles-of-one-round": Mutant("starts + (int64)round * (workers + 1) + tile", "starts + tile"),
+    "tile-ends-late": Mutant("keys[middle] >> bits < (uint64)tile", "keys[middle] >> bits <= (uint64)tile"),
+    "old-user": Mutant("add_gradient(a, g, old_p, d, lane);", "add_gradient(a, g, r.w, d, lane);"),
     # sums and sizes
     "last-batch-full": Mutant("const int size = min(batch, n - step * batch);", "const int size = batch;", None),
     "plan-bound": Mutant("if (keys[middle] < key)", "if (keys[middle] <= key)"),
@@ -162,6 +167,17 @@ def suite() -> None:
             raise AssertionError("another order than the host's")
         import cupy
 
+        user, item, rating = many.ratings()
+        weights, order = many.weights(DotBias(3)), many.orders()[0]
+        program = module.PerRating(DotBias(3), per_rating, weights, "float64", 3)
+        tiled = program.tiled(cupy.asarray(user), cupy.asarray(item), cupy.asarray(order))[0].get()
+        errors = program.train_cut(user, item, rating, order, 0.01).squared_error
+        expected = base.compile(DotBias(3), per_rating, weights, 0, "float64")
+        reference = expected.train(user, item, rating, tiled, 1, 0.01).squared_error
+        if not np.allclose(errors, reference, rtol=1e-9) or not np.allclose(
+            program.weights()["item_factors"], expected.weights()["item_factors"], rtol=1e-9
+        ):
+            raise AssertionError("the tiles are not the ratings one after the other")
         random = np.random.RandomState(0)
         scores = random.randint(0, 40, (5, 200)).astype(np.float32)
         skip = scoring.Skip.of(*np.nonzero(random.uniform(size=scores.shape) < 0.2), 5)
