@@ -417,10 +417,48 @@ def test_memory_that_does_not_suffice():
         try:
             with pytest.raises(MemoryError, match=r"GiB free: a call of about [\d,]+ ratings would fit"):
                 program.train(*problem.ratings(), problem.orders()[0], problem.batch, 0.01)
-            with pytest.raises(MemoryError, match="try fewer factors, SGD instead of Adam, or float32"):
-                module.compile(model, optimizer, weights)
+            for dtype in ("float32", "float16"):
+                with pytest.raises(MemoryError, match="try fewer factors, SGD instead of Adam, or float32"):
+                    module.compile(model, SGD(0.1), weights, dtype=dtype)
         finally:
             standin.limit_bytes[0] = before
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", ["bias", "hybrid", "composed", "half"])
+def test_a_program_stays_on_its_device(kind, path):
+    """Made while device 1 was the current one, used while device 0 is: arrays of one are no other's."""
+    model = {"composed": DotBias(600), "hybrid": cases.MODELS["hybrid"]}.get(kind, cases.MODELS["bias"])
+    problem = cases.Problem(epochs=4)
+    weights, (user, item, rating), batch = problem.weights(model), problem.ratings(), 1 if kind == "half" else 8
+    for array in (user, item, rating):
+        array.setflags(write=False)
+    outcomes = []
+    with standin.emulated(path) as module:
+        import cupy
+
+        for device in (0, 1):
+            with cupy.cuda.Device(device):
+                program = module.compile(
+                    model,
+                    SGD(1e-4, weight_decay=0.1, decay="per_rating"),
+                    weights,
+                    1,
+                    "float16" if kind == "half" else "float64",
+                )
+            for epoch, order in enumerate(problem.orders()):
+                if hasattr(program, "order"):
+                    order = program.order(1, epoch, len(user))
+                progress = program.train(user, item, rating, order, batch, 1e-4)
+                assert progress.failed_step == -1
+            kept = program.snapshot()
+            program.load(program.weights(), program.state())
+            program.restore(kept)
+            assert program.finite()
+            counts = np.bincount(user, minlength=problem.n_users), np.bincount(item, minlength=problem.n_items)
+            numbers = np.array([program.penalty(*counts), *program.predict(user, item)])
+            outcomes.append(cases.Outcome(numbers, program.weights(), program.state()))
+    np.testing.assert_array_equal(outcomes[0].flat(), outcomes[1].flat())
 
 
 def test_launches_are_checked():
@@ -499,6 +537,9 @@ def test_the_trainer(monkeypatch, path):
                 sizes = [size for kind, size in standin.log if kind == "set"]
                 assert [kind for kind, name in standin.log if name == "order_of"] == ["launch"] * 3
                 assert sizes.count(4 * len(train)) == 3  # users, items and ratings, once
+                # Each epoch fetches its losses, its predictions of `valid`, whether weights are finite, the penalty.
+                fetched = [size for kind, size in standin.log if kind == "get"]
+                assert sorted(fetched) == sorted(3 * [3 * 8, 8 * len(valid), 8 * len(valid), 8 * len(valid), 1, 8])
             outcomes.append((trainer.history.frame(), trainer.weights, trainer.evaluate(valid)))
             if backend == "cupy":
                 trainer.lr = 1e200

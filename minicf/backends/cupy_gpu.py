@@ -21,7 +21,7 @@ import numpy as np
 from minicf import rng, scoring
 from minicf.backends import base
 from minicf.backends.base import Progress
-from minicf.models import TABLES, Dot, Hybrid, Model, Net, Weights
+from minicf.models import TABLES, USER_TABLES, Dot, Hybrid, Model, Net, Weights
 from minicf.optim import SGD, Adam, Optimizer
 from minicf.tiles import Tiles
 
@@ -48,8 +48,8 @@ the series does not reach that, what keeps a long training within 1e-9 of the re
 SCORES_BYTES = 1 << 28
 """Of scores of users with all items that are on the device at once, when the best are looked for."""
 
-_MAX_CALL = 1 << 30
-"""Elements of a call are numbered in 32 bits, two a rating."""
+_MAX_CALL = (1 << 30) - 64
+"""Elements of a call are numbered in 32 bits, two a rating; a warp looks up to 32 beyond the last."""
 
 
 def unavailable() -> str | None:
@@ -93,15 +93,12 @@ def compile(
 
     `n_threads` is of processors' threads, and nothing here.
     """
+    kind: type[base.Program] = Composed
     if np.dtype(dtype) == np.float16:
         if not isinstance(model, Dot) or model.n_factors > MAX_FACTORS:
             raise ValueError(f"rows in float16 are for Dot and DotBias of up to {MAX_FACTORS} factors, not {model}")
-        try:
-            return PerRating(model, optimizer, weights, "float16")
-        except MemoryError as error:
-            raise _too_large(error, weights, optimizer, np.dtype(dtype)) from error
-    kind: type[base.Program] = Composed
-    if model.n_factors <= MAX_FACTORS and isinstance(model, Dot):
+        kind = Half
+    elif model.n_factors <= MAX_FACTORS and isinstance(model, Dot):
         kind = Tables
     elif model.n_factors <= MAX_FACTORS and Nets.fits(model, np.dtype(dtype)):
         kind = Nets
@@ -110,19 +107,19 @@ def compile(
     try:
         return kind(model, optimizer, weights, seed, dtype)
     except MemoryError as error:
-        raise _too_large(error, weights, optimizer, np.dtype(dtype)) from error
+        numbers = sum(int(np.prod(np.shape(w))) for w in weights.values()) * (1 + len(optimizer.slots()))
+        raise _too_large(error, numbers * np.dtype(dtype).itemsize) from error
 
 
-def _too_large(error: MemoryError, weights: Weights, optimizer: Optimizer, dtype: np.dtype) -> MemoryError:
+def _too_large(error: MemoryError, size: int, held: int = 0) -> MemoryError:
+    """For weights and state of `size` bytes, of which so many are on the device already."""
     import cupy
 
-    numbers = sum(int(np.prod(np.shape(w))) for w in weights.values())
-    needed = numbers * dtype.itemsize * (1 + len(optimizer.slots())) * 2
     free, total = cupy.cuda.Device().mem_info
     return MemoryError(
-        f"weights, optimiser state and a copy of both for recovery need {needed / 2**30:.2f} GiB; the device has "
-        f"{free / 2**30:.2f} of {total / 2**30:.2f} GiB free. About {max(free / needed, 0):.0%} of the factors, rows "
-        f"or state would fit: try fewer factors, SGD instead of Adam, or float32. ({error})"
+        f"weights, optimiser state and a copy of both for recovery need {2 * size / 2**30:.2f} GiB; the device has "
+        f"{(free + held) / 2**30:.2f} of {total / 2**30:.2f} GiB for them. About {(free + held) / (2 * size):.0%} of "
+        f"the factors, rows or state would fit: try fewer factors, SGD instead of Adam, or float32. ({error})"
     )
 
 
@@ -143,6 +140,14 @@ class Composed(base.Program):
     def predict(self, *arguments: Any) -> np.ndarray:
         with self._device:
             return super().predict(*arguments)
+
+    def load(self, weights: Weights, state: Weights) -> None:
+        with self._device:
+            super().load(weights, state)
+
+    def finite(self) -> bool:
+        with self._device:
+            return super().finite()
 
     def _masks(self, batch: int) -> Any:
         def move(masks: Any) -> Any:
@@ -444,7 +449,13 @@ class Tables(base.Program):
         """A copy on the device."""
         if self._kept is None or self._kept[0] != self._version:
             with self._device:
-                self._kept = (self._version, self.t, [array.copy() for array in self._arrays()])
+                self._kept = None  # makes room
+                try:
+                    copies = [array.copy() for array in self._arrays()]
+                except MemoryError as error:
+                    size = sum(array.nbytes for array in self._arrays())
+                    raise _too_large(error, size, size) from error
+            self._kept = (self._version, self.t, copies)
         return self._kept
 
     def restore(self, snapshot: Any) -> None:
@@ -455,7 +466,25 @@ class Tables(base.Program):
 
     def finite(self) -> bool:
         with self._device:
-            return all(bool(self.xp.isfinite(self._view(0, name)).all()) for name in self._names)
+            every = self.xp.ones((), np.bool_)
+            for name in self._names:
+                every = every & self.xp.isfinite(self._view(0, name)).all()
+            return bool(every)
+
+    def penalty(self, user_counts: np.ndarray, item_counts: np.ndarray) -> float:
+        if self.optimizer.decay == "decoupled":
+            return 0.0
+        with self._device:
+            total = self.xp.zeros((), np.float64)
+            for name in self._names:
+                if decay := self.optimizer.decay_of(name):
+                    squares = self.xp.square(self._view(0, name))
+                    if self.optimizer.decay == "per_rating" and name in TABLES:
+                        counts = user_counts if name in USER_TABLES else item_counts
+                        share = self.xp.asarray(counts / max(counts.sum(), 1))
+                        squares = squares.reshape(len(counts), -1).sum(axis=1, dtype=np.float64) * share
+                    total = total + 0.5 * decay * squares.sum(dtype=np.float64)
+            return float(total)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -999,6 +1028,13 @@ class PerRating(Tables):
     @property
     def _stored(self) -> Any:
         return self.table.view(np.uint16) if self.half else self.table
+
+
+class Half(PerRating):
+    """What ``dtype="float16"`` compiles to."""
+
+    def __init__(self, model: Dot, optimizer: Optimizer, weights: Weights, seed: int, dtype: Any) -> None:
+        super().__init__(model, optimizer, weights, "float16")
 
 
 # --- the best items -------------------------------------------------------------------------------------------------

@@ -21,13 +21,21 @@ from tests.cuda import emulator
 log: list[tuple[str, Any]] = []
 """Launches, synchronisations and copies, for tests that count them."""
 
+devices = [0]
+"""The device that is current, last; there are two. Arrays belong to the one on which they were made."""
+
 
 class ndarray:
     __array_ufunc__ = None
     __array_priority__ = 100
 
-    def __init__(self, held: np.ndarray) -> None:
-        self._held = held
+    def __init__(self, held: np.ndarray, device: int | None = None) -> None:
+        self._held, self._device = held, devices[-1] if device is None else device
+
+    def _here(self) -> np.ndarray:
+        if self._device != devices[-1]:
+            raise RuntimeError(f"Array device must be same as the current device: {self._device} != {devices[-1]}")
+        return self._held
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("implicit conversion to a NumPy array is not allowed; use .get()")
@@ -40,13 +48,13 @@ class ndarray:
         if not isinstance(array, np.ndarray) or array.dtype != self.dtype or array.shape != self.shape:
             raise TypeError("set needs a NumPy array of the same type and shape")
         log.append(("set", array.nbytes))
-        self._held[...] = array
+        self._here()[...] = array
 
     def __getitem__(self, key: Any) -> Any:
-        return ndarray(np.asarray(self._held[_index(key)]))
+        return ndarray(np.asarray(self._held[_index(key)]), self._device)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._held[_index(key)] = _bare(value)
+        self._here()[_index(key)] = _bare(value)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -64,13 +72,13 @@ class ndarray:
         return bool(self._held)
 
     def astype(self, dtype: Any, copy: bool = True) -> ndarray:
-        return ndarray(self._held.astype(dtype, copy=copy))
+        return ndarray(self._here().astype(dtype, copy=copy))
 
     def nonzero(self) -> tuple[ndarray, ...]:
-        return tuple(ndarray(x) for x in self._held.nonzero())
+        return tuple(ndarray(x) for x in self._here().nonzero())
 
     def sort(self) -> None:
-        self._held.sort()
+        self._here().sort()
 
     @property
     def data(self) -> Any:
@@ -80,9 +88,11 @@ class ndarray:
         if name in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "flags"):
             return getattr(self._held, name)
         if name == "T":
-            return ndarray(self._held.T)
-        if name in ("sum", "mean", "reshape", "ravel", "copy", "max", "min", "all", "any", "view", "transpose", "fill"):
-            method = getattr(self._held, name)
+            return ndarray(self._held.T, self._device)
+        if name in ("reshape", "view", "transpose"):  # nothing is computed
+            return lambda *a, **k: ndarray(getattr(self._held, name)(*a, **k), self._device)
+        if name in ("sum", "mean", "ravel", "copy", "max", "min", "all", "any", "fill"):
+            method = getattr(self._here(), name)
             return lambda *a, **k: _wrap(method(*map(_bare, a), **{n: _bare(x) for n, x in k.items()}))
         raise AttributeError(f"the stand-in for cupy.ndarray has no {name}")
 
@@ -92,7 +102,7 @@ ndarray.__module__ = "cupy"
 
 def _bare(x: Any) -> Any:
     if isinstance(x, ndarray):
-        return x._held
+        return x._here()
     if isinstance(x, np.ndarray) and x.ndim:
         raise TypeError("Unsupported type <class 'numpy.ndarray'>")
     return x
@@ -112,7 +122,7 @@ def _index(key: Any) -> Any:
 
 def _operator(name: str) -> Any:
     def method(self: ndarray, *others: Any) -> Any:
-        return _wrap(getattr(self._held, name)(*map(_bare, others)))
+        return _wrap(getattr(self._here(), name)(*map(_bare, others)))
 
     return method
 
@@ -128,7 +138,7 @@ for _name in OPERATORS.split():
 
 def _in_place(name: str) -> Any:
     def method(self: ndarray, other: Any) -> Any:
-        getattr(self._held, name)(_bare(other))
+        getattr(self._here(), name)(_bare(other))
         return self
 
     return method
@@ -242,7 +252,7 @@ class Function:
             if pointer:
                 if not isinstance(value, ndarray):
                     raise emulator.KernelError(f"{where}: {type(value)} where a device array of {code} belongs")
-                if not value._held.flags.c_contiguous:
+                if not value._here().flags.c_contiguous:
                     raise emulator.KernelError(f"{where}: a strided view")
                 if code != "struct" and value.dtype.name != code:
                     raise emulator.KernelError(f"{where}: {value.dtype} where {code} belongs")
@@ -327,21 +337,19 @@ class Event:
 
 
 class Device:
-    def __init__(self, number: int = 0) -> None:
-        if number != 0:
+    def __init__(self, number: int | None = None) -> None:
+        if number not in (None, 0, 1):
             raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
-        self.id = number
+        self.id = devices[-1] if number is None else number
         self.attributes = device_attributes
         self.mem_info = (8 << 30, 8 << 30)
 
     def __enter__(self) -> Device:
+        devices.append(self.id)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        pass
-
-    def use(self) -> None:
-        pass
+        devices.pop()
 
 
 def make() -> types.ModuleType:
@@ -376,7 +384,7 @@ def make() -> types.ModuleType:
     Stream.null = Stream()
     cuda.get_current_stream = lambda: Stream.null  # type: ignore[attr-defined]
     cuda.runtime = types.SimpleNamespace(  # type: ignore[attr-defined]
-        getDeviceCount=lambda: 1,
+        getDeviceCount=lambda: 2,
         CUDARuntimeError=RuntimeError,
         getDeviceProperties=lambda _: {"name": b"the emulator", "major": 9, "minor": 0},
         driverGetVersion=lambda: 0,
