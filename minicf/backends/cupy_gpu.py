@@ -478,7 +478,7 @@ class Tables(base.Program):
             total = self.xp.zeros((), np.float64)
             for name in self._names:
                 if decay := self.optimizer.decay_of(name):
-                    squares = self.xp.square(self._view(0, name))
+                    squares = self.xp.square(self._view(0, name).astype(self.dtype, copy=False))  # of float16 too
                     if self.optimizer.decay == "per_rating" and name in TABLES:
                         counts = user_counts if name in USER_TABLES else item_counts
                         share = self.xp.asarray(counts / max(counts.sum(), 1))
@@ -1042,7 +1042,7 @@ class Half(PerRating):
 
 @functools.cache
 def _selecting(device: int, threads: int, processors: int | None) -> Kernels:
-    return Kernels(("-std=c++17", "-DREAL=float", "-DCHUNKS=1", f"-DTHREADS={threads}", "-DNETS=0"))
+    return Kernels(options(_struct(SETUP, {"stride": 4, "sparse": 1}), np.dtype(np.float32), threads, False))
 
 
 def select(scores: Any, skip: scoring.Skip, n: int, index: np.ndarray, best: np.ndarray) -> None:

@@ -298,36 +298,54 @@ __device__ __forceinline__ const Moments* moments_of(const Setup& a, const Map* 
     return (const Moments*)idle + (DECAY == DECOUPLED ? (int64)table * (steps + 1) : 0);
 }
 
-// A block a table: a thread goes through all steps for each moment, an eighth for the products of f.
+// A block a table: a thread goes through all steps for each moment, and one for the products of f. They read a run of
+// steps before they go through it, so that the chain waits for its own sums alone.
 // scalars: lr, lr / (1 - beta1^t), c_t = sqrt(1 - beta2^t) and eps of each step.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     build_moments(const Setup a, const double* scalars, Moments* moments, int steps) {
-    const int tables = moment_tables(a), p = threadIdx.x;
+    const int tables = moment_tables(a), p = threadIdx.x, RUN = 8;
     const double h = 1 / sqrt(a.beta2);
     for (int table = blockIdx.x; table < tables; table += gridDim.x) {
         const double decay = DECAY == DECOUPLED ? a.decay[table] : 0;
         Moments* out = moments + (int64)table * (steps + 1);
+        for (int s = threadIdx.x; s <= steps; s += blockDim.x) {
+            double c = s < steps ? scalars[4 * (int64)s + 2] : 0, x = s < steps ? scalars[4 * (int64)s + 1] * c : 0;
+            for (int q = 0; q < 6; ++q, x *= c) out[s].m[q] = x;
+            out[s].exact = x;  // The seventh moment only bounds the error, and gives its place to what comes of it.
+            out[s].keep = 1;
+        }
+        __syncthreads();
         if (p < 7) {
             const double factor = a.beta1 * power(h, p + 1);
             double m = 0;
-            for (int s = steps; s >= 0; --s) {
-                if (s < steps) {
-                    double c = scalars[4 * (int64)s + 2], x = scalars[4 * (int64)s + 1] * c;
+            for (int end = steps; end > 0; end -= RUN) {
+                double x[RUN], by[RUN];
 #pragma unroll
-                    for (int q = 0; q < 6; ++q) x *= q < p ? c : 1;
-                    m = factor / (1 - scalars[4 * (int64)s] * decay) * (x + m);  // (C5)
+                for (int j = 0; j < RUN; ++j) {
+                    const int s = max(end - 1 - j, 0);
+                    x[j] = p < 6 ? out[s].m[p] : out[s].exact;
+                    by[j] = decay ? factor / (1 - scalars[4 * (int64)s] * decay) : factor;
                 }
-                // The seventh only bounds the error, and gives its place to what comes of it.
-                if (p < 6)
-                    out[s].m[p] = m;
-                else
-                    out[s].exact = m;
+#pragma unroll
+                for (int j = 0; j < RUN; ++j) {
+                    const int s = end - 1 - j;
+                    if (s < 0) continue;
+                    m = by[j] * (x[j] + m);  // (C5)
+                    if (p < 6)
+                        out[s].m[p] = m;
+                    else
+                        out[s].exact = m;
+                }
             }
-        } else if (p == 7) {
+        } else if (p == (blockDim.x > 32 ? 32 : 7) && decay) {  // beside the others, where there is another warp
             double keep = 1;
-            for (int s = 0; s <= steps; ++s) {
-                out[s].keep = keep;
-                if (s < steps) keep *= 1 - scalars[4 * (int64)s] * decay;
+            for (int first = 0; first < steps; first += RUN) {
+                double f[RUN];
+#pragma unroll
+                for (int j = 0; j < RUN; ++j) f[j] = 1 - scalars[4 * (int64)min(first + j, steps - 1)] * decay;
+#pragma unroll
+                for (int j = 0; j < RUN; ++j)
+                    if (first + j < steps) out[first + j + 1].keep = keep *= f[j];
             }
         }
         __syncthreads();

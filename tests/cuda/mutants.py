@@ -94,9 +94,9 @@ MUTANTS = {
     "sum-not-faded": Mutant("row.m[c].x[i] *= (real)fade.first;", ""),
     "sum-of-another-range": Mutant("(steps + 1)))[to - t];", "(steps + 1)))[to - t - 1];"),
     "sum-to-the-end": Mutant("m0 = begin.m[0] - factor * end.m[0];", "m0 = begin.m[0];"),
-    "moments-one-step-late": Mutant("m = factor / (1 - scalars[4 * (int64)s] * decay) * (x + m);", "m = factor / (1 - scalars[4 * (int64)s] * decay) * m + x;"),
+    "moments-one-step-late": Mutant("m = by[j] * (x[j] + m);", "m = by[j] * m + x[j];"),
     "summed-too-soon": Mutant("exact = sixth < a.expand * e2 * e2 * e2;", "exact = 1;"),
-    "moments-unwaited": Mutant("                if (s < steps) keep *= 1 - scalars[4 * (int64)s] * decay;\n            }\n        }\n        __syncthreads();", "                if (s < steps) keep *= 1 - scalars[4 * (int64)s] * decay;\n            }\n        }"),
+    "moments-unwaited": Mutant("        __syncthreads();\n        const bool usable", "        const bool usable"),
     "sum-not-shrunk": Mutant("row.w[c].x[i] = s.keep * (", "row.w[c].x[i] = ("),
     "series-cut-off": Mutant("const double e = (begin.m[1] - factor * end.m[1]) / m0, u = 1 / e;", "const double e = 1.01 * (begin.m[1] - factor * end.m[1]) / m0, u = 1 / e;"),
     # the order
