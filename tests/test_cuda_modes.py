@@ -18,7 +18,8 @@ pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emula
 
 SOME = (
     "any_batch or any_width or step_that_fails or (any_number and (7 or 65 or 130)) "
-    "or (every_model and (momentum or decoupled or per_rating)) or (expansion and short and bias)"
+    "or (every_model and (momentum or decoupled or per_rating)) or (expansion and short and bias) "
+    "or order_of_an_epoch or selection or (tiles_are and 130) or order_given"
 )
 FEWER = "any_batch or any_width or (every_model and (bias or hybrid) and dense)"
 
@@ -51,7 +52,7 @@ def test_mode(mode):
         environment |= {"MINICF_EMULATE_UCONTEXT": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", which]
     done = subprocess.run(
-        [*command, str(Path(__file__).with_name("test_cuda_parity.py"))],
+        [*command, *(str(Path(__file__).with_name(f"test_cuda_{name}.py")) for name in ("parity", "ratings", "top"))],
         env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1],
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
