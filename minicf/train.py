@@ -166,8 +166,8 @@ class Trainer:
         self._backend = get_backend(backend)
         if self.dtype == "float16" and (self._backend.NAME != "cupy" or self.batch_size != 1):
             raise ValueError(
-                "dtype='float16' stores rows for per-rating SGD on a GPU: it needs backend='cupy' and batch_size=1, "
-                f"not {self._backend.NAME!r} and {self.batch_size}; 'float32' goes everywhere"
+                "dtype is 'float16', which stores rows for per-rating SGD on a GPU: it needs backend='cupy' and "
+                f"batch_size=1, not {self._backend.NAME!r} and {self.batch_size}; 'float32' goes everywhere"
             )
         self._lr = optimizer.lr
         self._given = self._match(weights)
