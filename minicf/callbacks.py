@@ -6,6 +6,7 @@ it by `state` and takes it back by `load_state`; `Trainer.save` writes it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import os
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minicf import files
+from minicf.arguments import check_number, check_whole
 
 if TYPE_CHECKING:
     from minicf.train import Trainer
@@ -69,9 +71,8 @@ class EarlyStopping(Callback):
     """
 
     def __init__(self, patience: int = 3, monitor: str = "valid_mse", min_delta: float = 0.0) -> None:
-        if patience < 1:
-            raise ValueError(f"patience is {patience}; it must be at least 1")
-        self.patience, self.monitor, self.min_delta = patience, monitor, min_delta
+        self.patience, self.min_delta = check_whole("patience", patience, 1), check_number("min_delta", min_delta)
+        self.monitor = monitor
         self._reset()
 
     def _reset(self) -> None:
@@ -143,9 +144,11 @@ class Checkpoint(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str], every: int = 1) -> None:
-        if every < 1:
-            raise ValueError(f"every is {every}; it must be at least 1")
-        self.path, self.every = Path(path), every
+        self.path, self.every = Path(path), check_whole("every", every, 1)
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        """A path that cannot be written is said before the first epoch, and not after it."""
+        files.check_folder(self.path)
 
     def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
         if row["epoch"] % self.every == 0:
@@ -161,6 +164,9 @@ class CSVLog(Callback):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        files.check_folder(self.path)
+
     def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
         new = not self.path.exists() or self.path.stat().st_size == 0
         if not new:
@@ -168,11 +174,17 @@ class CSVLog(Callback):
                 columns = next(csv.reader(file), [])
             if columns != list(row):
                 raise ValueError(f"{self.path} has the columns {columns}, the history {list(row)}: log to a new file")
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("a", newline="") as file:
+                writer = csv.DictWriter(file, list(row))
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+        except OSError:  # a full disk takes half a row, to which the next one would be glued
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, size)
+            raise
 
 
 class PrintEpochs(Callback):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from minicf.models import TABLES, Model, Weights, check_whole, head_weights
+from minicf.arguments import check_number, check_whole
+from minicf.models import TABLES, Model, Weights, head_weights
 
 STEP = 2.0**-17
 """h, 7.6e-6: near eps^(1/3), where truncation and rounding of central differences balance for numbers around 1.
@@ -153,13 +154,12 @@ def check_gradients(
     batch, directions = check_whole("batch", batch, 2), check_whole("directions", directions, 1)
     if method not in ("auto", "full", "project"):
         raise ValueError(f"method is {method!r}; it must be 'auto', 'full' or 'project'")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance is {tolerance!r}; it must be above 0")
+    tolerance = check_number("tolerance", tolerance, above=0.0)  # anything is below an infinite one
     shapes = model.shapes(n_users, n_items)
     if method == "auto":
         method = "full" if sum(int(np.prod(s)) for s in shapes.values()) <= FULL_LIMIT else "project"
 
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(check_whole("seed", seed, 0))
     w = {name: _scale(name, shape) * random.normal(size=shape) for name, shape in shapes.items()}
     user, item = _batch(random, n_users, batch), _batch(random, n_items, batch)
     rating = random.uniform(1.0, 5.0, batch)

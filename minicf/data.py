@@ -13,7 +13,7 @@ import logging
 import numbers
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from importlib import resources
 from os import PathLike
 from pathlib import Path
@@ -23,11 +23,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from minicf.arguments import check_flag, check_seed
+
 __all__ = ["Ratings", "UnknownIdError", "Vocabulary", "load_movielens"]
 
 log = logging.getLogger("minicf")
 
 MAX_INT32 = np.iinfo(np.int32).max
+PLAUSIBLE = 10_000_000  # an index up to here, or 100 times the number of rows, is taken at its word
 EXACT_FLOAT = 2**53  # from here on, neighbouring integers are one and the same float64
 
 
@@ -350,6 +353,7 @@ class Ratings:
         titles: Any = None,
         genres: Any = None,
     ) -> None:
+        _check_count(np.shape(rating))
         columns = pd.Series(_one_dimensional(rating, "rating"))
         if len(columns) == 0:
             raise ValueError("no ratings: a table needs at least one row")
@@ -427,10 +431,11 @@ class Ratings:
             raise TypeError(f"expected a pandas DataFrame, got {type(frame).__name__}")
         if duplicates not in ("error", "last", "mean"):
             raise ValueError(f'duplicates={duplicates!r}: it is "error", "last" or "mean"')
-        wanted = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-        columns = _columns(frame, {role: name for role, name in wanted.items() if name is not None})
+        wanted = {"user": user, "item": item, "rating": rating}
+        columns = _columns(frame, wanted if timestamp is None else wanted | {"timestamp": timestamp})
         if len(frame) == 0:
             raise ValueError("the table has no rows: ratings need at least one")
+        _check_count(frame.shape)
         user_index, users = _encode(columns["user"], user)
         item_index, items = _encode(columns["item"], item)
         stars = _rating_values(columns["rating"], rating)
@@ -616,6 +621,7 @@ class Ratings:
         """
         n = len(self)
         _check_valid(valid)
+        last = check_flag("last", last)
         if by not in ("random", "time", "user"):
             raise ValueError(f'by={by!r}: it is "random", "time" or "user"')
         if by == "time" or (by == "user" and last):
@@ -627,7 +633,7 @@ class Ratings:
                 )
             order = np.argsort(self.timestamp, kind="stable")
         else:
-            order = np.random.RandomState(seed).permutation(n)
+            order = np.random.RandomState(check_seed("seed", seed)).permutation(n)
         if by == "user":
             chosen = self._last_of_each_user(order, valid)
         else:
@@ -660,8 +666,17 @@ class Ratings:
         return chosen
 
 
+def _check_count(shape: tuple[int, ...]) -> None:
+    """Rows are counted in int32 where their order is shuffled; before anything of that size is touched."""
+    if shape and shape[0] > MAX_INT32:
+        raise ValueError(f"{shape[0]:,} ratings: at most {MAX_INT32:,} fit in an int32 index; take some of them")
+
+
 def _columns(frame: pd.DataFrame, wanted: Mapping[str, str]) -> dict[str, pd.Series]:
     """Return the wanted columns by role, each exactly once there."""
+    for role, name in wanted.items():
+        if not isinstance(name, Hashable):
+            raise TypeError(f"{role}={name!r}: it must be the name of a column")
     absent = {role: name for role, name in wanted.items() if name not in frame.columns}
     if absent:
         names = ", ".join(repr(name) for name in absent.values())
@@ -713,7 +728,10 @@ def _time_values(column: pd.Series, name: str) -> NDArray[np.int64]:
         utc = pd.to_datetime(column, utc=True).dt.tz_localize(None)
         return utc.to_numpy().astype("datetime64[s]").astype(np.int64)
     if types.is_integer_dtype(column.dtype):
-        return column.to_numpy().astype(np.int64)
+        stamps = column.to_numpy()
+        if stamps.dtype.kind == "u" and stamps.size and stamps.max() > np.iinfo(np.int64).max:
+            _refuse(column, name, int(stamps.argmax()), "is above 2**63 - 1", "give seconds since 1970")
+        return stamps.astype(np.int64)
     remedy = "give whole seconds since 1970, or dates: pandas.to_datetime(...)"
     if types.is_float_dtype(column.dtype):
         return _whole(column, name, remedy)
@@ -737,6 +755,11 @@ def _checked_indices(
         raise ValueError(f"{name} has dtype {array.dtype}: indices are integers; for ids use Ratings.from_frame")
     if vocabulary is None:
         vocabulary = int(array.max()) + 1
+        if max(100 * n, PLAUSIBLE) < vocabulary <= MAX_INT32:
+            raise ValueError(
+                f"{name}, row {int(array.argmax())} (from 0): index {vocabulary - 1} in {_plural(n, 'rating')}, and tables "
+                f"have a row for each index; if these are ids use Ratings.from_frame, else say {name}s={vocabulary}"
+            )
     if not isinstance(vocabulary, Vocabulary):
         if isinstance(vocabulary, bool) or not isinstance(vocabulary, int | np.integer):
             raise TypeError(f"{name}s={vocabulary!r}: it is a Vocabulary or a number of ids")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from minicf.models import check_whole
+from minicf.arguments import check_seed, check_whole
 
 if TYPE_CHECKING:
     from minicf.recommender import Recommender
@@ -39,7 +39,7 @@ def cross_validate(
     """
     from sklearn.base import clone
 
-    cv = check_whole("cv", cv, 2)
+    cv, seed = check_whole("cv", cv, 2), check_seed("seed", seed)
     ratings = clone(recommender)._ratings(X, y, remember=True)
     if cv > len(ratings):
         raise ValueError(f"cv is {cv}; there are {len(ratings)} ratings")

@@ -27,8 +27,9 @@ import numpy as np
 import pandas as pd
 
 from minicf import files
+from minicf.arguments import check_whole
 from minicf.data import Ratings
-from minicf.models import Dot, Hybrid, Model, Net, check_whole
+from minicf.models import Dot, Hybrid, Model, Net
 from minicf.ops import rating_range
 from minicf.train import Trainer
 

@@ -7,6 +7,7 @@ its ``version`` which layout it has.
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import json
 import os
@@ -25,28 +26,50 @@ class FileError(ValueError):
     """A file that minicf did not write, or that did not survive: the message names the file and the reason."""
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Raise what writing to `path` would raise for its folder or for a folder in its place, with a remedy."""
+    path = Path(os.path.realpath(path))
+    if not path.parent.is_dir():
+        kind = NotADirectoryError if path.parent.exists() else FileNotFoundError
+        raise kind(f"{path} cannot be written: {path.parent} is no directory; make it, or name another")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; name a file in it")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: {path.parent} is read-only; name another folder")
+
+
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str]) -> Any:
     """A binary file that takes the place of `path` when the block ends well, and leaves it alone otherwise.
 
     The data go to a temporary file in the same folder, are synced to the disk and renamed: whatever happens,
-    `path` is the old file or the new one.
+    `path` is the old file or the new one. A symbolic link stays one; the file that it points to is replaced.
+
+    A process that is killed outright leaves its temporary file behind. The next one that writes to `path` removes it:
+    a writer holds a lock on its own, which ends with the process.
     """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    path = Path(os.path.realpath(path))
+    check_folder(path)
+    _sweep(path)
+    temporary = None
     try:
+        handle, temporary = _temporary(path)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only the owner reads; a saved model is an ordinary file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            # mkstemp makes files that only the owner reads; a saved model is an ordinary file.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
+            os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno:
+            text = f"{error.strerror or error}; it was not written, what was there before is as it was"
+            raise OSError(error.errno, text, str(path)) from error
         raise
     with contextlib.suppress(OSError):  # the rename itself, where the system can sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
@@ -54,6 +77,35 @@ def atomic(path: str | os.PathLike[str]) -> Any:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    """A new file beside `path`, locked."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        _lock(handle, wait=True)
+        if os.path.exists(name):  # a sweep may have come between
+            return handle, name
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files of `path` that no living process holds."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            if _lock(file.fileno(), wait=False):
+                left.unlink()
+
+
+def _lock(handle: int, wait: bool) -> bool:
+    """Whether this process holds the file now; never where files cannot be locked."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def write(path: str | os.PathLike[str], kind: str, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
@@ -153,6 +205,11 @@ def _array(data: bytes, path: Path, name: str) -> np.ndarray:
 
 def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Any]) -> None:
     """Write a dict of weights (names and shapes as in `Trainer.weights`) to one `.npz`."""
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights is a {type(weights).__name__}; it must be a dict of arrays by name")
+    for name, value in weights.items():
+        if not isinstance(name, str) or np.asarray(value).dtype.kind not in "iufO":
+            raise TypeError(f"weights[{name!r}] is {np.asarray(value).dtype}; it must be an array of numbers")
     write(path, "weights", {}, {f"weights.{name}": value for name, value in weights.items()})
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from minicf.arguments import check_whole
+
 Array = NDArray[np.float64]
 
 
@@ -64,9 +66,11 @@ def average_precision(hits: ArrayLike, relevant: ArrayLike) -> Array:
 
 def coverage(items: ArrayLike, n_items: int) -> float:
     """Share of all items that are in at least one list."""
-    if n_items < 1:
-        raise ValueError(f"n_items is {n_items}; it must be at least 1")
-    return len(np.unique(np.asarray(items))) / n_items
+    n_items = check_whole("n_items", n_items, 1)
+    found = np.unique(np.asarray(items))
+    if found.size and not (found.dtype.kind in "iu" and 0 <= found[0] and found[-1] < n_items):
+        raise ValueError(f"items has {found[[0, -1]].tolist()}; it must hold indices from 0 to {n_items - 1}")
+    return len(found) / n_items
 
 
 def _errors(rating: ArrayLike, predicted: ArrayLike) -> Array:
@@ -80,6 +84,8 @@ def _lists(hits: ArrayLike, relevant: ArrayLike) -> tuple[Array, Array]:
     found, total = np.asarray(hits, np.float64), np.asarray(relevant, np.float64)
     if found.ndim != 2 or found.shape[1] == 0 or total.shape != found.shape[:1]:
         raise ValueError(f"hits has shape {found.shape} and relevant {total.shape}: they are (users, k) and (users,)")
-    if (total < np.maximum(found.sum(axis=1), 1)).any():
+    if not ((found == 0) | (found == 1)).all():
+        raise ValueError("hits must be True or False, 1 or 0")
+    if not ((total >= np.maximum(found.sum(axis=1), 1)) & (total < np.inf)).all():
         raise ValueError("relevant must be at least 1, and at least the number of hits, for each user")
     return found, total

@@ -8,6 +8,7 @@ are those of `ops.py`, where each operation is derived.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from minicf import ops, rng
+from minicf.arguments import check_choice, check_number, check_whole
 from minicf.ops import Array
 
 Weights = dict[str, Array]
@@ -30,21 +32,13 @@ TABLES = USER_TABLES + ITEM_TABLES
 def _check_init(init: Any) -> tuple[str, float, float]:
     try:
         kind, first, second = init
-        first, second = float(first), float(second)
+        kind = check_choice("init", kind, ("uniform", "normal"))
+        first, second = check_number("init", first), check_number("init", second)
     except (TypeError, ValueError):
         raise ValueError(f"init is {init!r}; it must be ('uniform', low, high) or ('normal', mean, std)") from None
-    if kind not in ("uniform", "normal") or not np.isfinite([first, second]).all():
-        raise ValueError(f"init is {init!r}; it must be ('uniform', low, high) or ('normal', mean, std)")
     if (kind == "uniform" and first > second) or (kind == "normal" and second < 0):
         raise ValueError(f"init is {init!r}; low must not exceed high, and a std must not be negative")
     return kind, first, second
-
-
-def check_whole(name: str, value: Any, low: int) -> int:
-    """`value` as an int of at least `low`, or an error that says so."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {low}")
-    return int(value)
 
 
 class Model:
@@ -72,10 +66,11 @@ class Model:
         Tables follow `init`; dense layers follow `dense_init` of the net that they belong to.
         """
         weights = {}
-        for stream, (name, shape) in enumerate(self.shapes(n_users, n_items).items()):
+        shapes = self.shapes(check_whole("n_users", n_users, 1), check_whole("n_items", n_items, 1))
+        for stream, (name, shape) in enumerate(shapes.items()):
             draw = rng.key(seed, rng.INIT, stream)
             kind, first, second = self._init_of(name, shape)
-            n = int(np.prod(shape))
+            n = math.prod(shape)
             if kind == "uniform":
                 flat = first + (second - first) * rng.uniform(draw, n)
             else:
@@ -95,7 +90,7 @@ class Model:
         """
         shapes = self.shapes(check_whole("n_users", n_users, 1), check_whole("n_items", n_items, 1))
         table = pd.DataFrame(
-            [(name, shape, int(np.prod(shape))) for name, shape in shapes.items()],
+            [(name, shape, math.prod(shape)) for name, shape in shapes.items()],  # Python's ints do not overflow
             columns=["weight", "shape", "parameters"],
         )
         print(f"{self}, {n_users:,} users, {n_items:,} items")
@@ -143,21 +138,17 @@ class Model:
         """Checks of the arguments that all models share; normalises sequences to tuples."""
         object.__setattr__(self, "n_factors", check_whole("n_factors", self.n_factors, 1))
         object.__setattr__(self, "init", _check_init(self.init))
-        try:
-            mean = float(self.global_mean)
-        except (TypeError, ValueError):
-            raise ValueError(f"global_mean is {self.global_mean!r}; it must be a number") from None
-        if not np.isfinite(mean):
-            raise ValueError(f"global_mean is {mean}; it must be finite")
         # Python's own float: a NumPy float64 scalar would turn float32 scores into float64.
-        object.__setattr__(self, "global_mean", mean)
+        object.__setattr__(self, "global_mean", check_number("global_mean", self.global_mean))
         if self.rating_range is not None:
             try:
-                low, high = (float(x) for x in self.rating_range)
+                low, high = (check_number("rating_range", x) for x in self.rating_range)
+                check_number("rating_range", low, high=high)
             except (TypeError, ValueError):
-                raise ValueError(f"rating_range is {self.rating_range!r}; it must be (low, high) or None") from None
-            if not (np.isfinite([low, high]).all() and low < high):
-                raise ValueError(f"rating_range is {self.rating_range!r}; low must be below high, both finite")
+                raise ValueError(
+                    f"rating_range is {self.rating_range!r}; it must be None or (low, high): "
+                    "low must be below high, both finite"
+                ) from None
             object.__setattr__(self, "rating_range", (low, high))
 
 
@@ -276,19 +267,20 @@ class Net(Model):
         object.__setattr__(self, "hidden", tuple(check_whole("hidden", h, 1) for h in hidden))
         try:
             one_for_all = np.ndim(self.dropout) == 0
-            rates = tuple(float(rate) for rate in np.atleast_1d(self.dropout)) * (len(hidden) + 1 if one_for_all else 1)
+            given = (self.dropout,) if one_for_all else tuple(self.dropout)
+            rates = tuple(check_number("dropout", rate, 0.0, 1.0) for rate in given)
+            rates *= len(hidden) + 1 if one_for_all else 1
         except (TypeError, ValueError):
-            raise ValueError(f"dropout is {self.dropout!r}; it must be a rate, or a sequence of rates") from None
+            raise ValueError(
+                f"dropout is {self.dropout!r}; it must be a rate of at least 0 and below 1, or a sequence of such rates"
+            ) from None
         if len(rates) != len(hidden) + 1:
             raise ValueError(
                 f"dropout has {len(rates)} rates for {len(hidden)} hidden layers; "
                 f"give {len(hidden) + 1}: one for the input and one for each hidden layer"
             )
-        if not all(0.0 <= r < 1.0 for r in rates):
-            raise ValueError(f"dropout is {rates}; each rate must be at least 0 and below 1")
         object.__setattr__(self, "dropout", rates)
-        if self.dense_init not in ("glorot", "torch"):
-            raise ValueError(f"dense_init is {self.dense_init!r}; it must be 'glorot' or 'torch'")
+        check_choice("dense_init", self.dense_init, ("glorot", "torch"))
 
     def shapes(self, n_users: int, n_items: int) -> Shapes:
         shapes: Shapes = {
@@ -382,16 +374,18 @@ class Hybrid(Model):
 
     def __post_init__(self) -> None:
         members = {}
-        for name, value in dict(self.members).items():
+        if not isinstance(self.members, Mapping):
+            raise ValueError(f"members is {self.members!r}; it must be a mapping: {{'name': (model, weight)}}")
+        for name, value in self.members.items():
             try:
                 head, weight = value
-                weight = float(weight)
+                weight = check_number("weight", weight, 0.0)
             except (TypeError, ValueError):
-                raise ValueError(f"head {name!r} is {value!r}; it must be (model, weight)") from None
+                raise ValueError(
+                    f"head {name!r} is {value!r}; it must be (model, weight), the weight finite and not negative"
+                ) from None
             if not isinstance(head, Dot | Net):
                 raise ValueError(f"head {name!r} is {head!r}; a head is a Dot, a DotBias or a Net")
-            if not (np.isfinite(weight) and weight >= 0):
-                raise ValueError(f"head {name!r} has weight {weight}; it must be finite and not negative")
             if not isinstance(name, str) or not name or "." in name or "/" in name:
                 raise ValueError(f"head {name!r}: a head's name is a text, not empty, without '.' and '/'")
             members[name] = (head, weight)
@@ -403,8 +397,8 @@ class Hybrid(Model):
         starts = {name: head.init for name, (head, _) in members.items()}
         if len(set(starts.values())) > 1:
             raise ValueError(f"heads of a hybrid share their tables, but init differs: {starts}")
-        output = self.output or max(reversed(members), key=lambda name: members[name][1])
-        if output not in members:
+        output = self.output if self.output != "" else max(reversed(members), key=lambda name: members[name][1])
+        if not isinstance(output, str) or output not in members:
             raise ValueError(f"output is {output!r}; the heads are {list(members)}")
         object.__setattr__(self, "members", members)
         object.__setattr__(self, "output", output)

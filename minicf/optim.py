@@ -30,21 +30,11 @@ from typing import Any
 
 import numpy as np
 
+from minicf.arguments import check_choice, check_flag, check_number
 from minicf.models import Weights
 from minicf.ops import Array, namespace
 
 DECAYS = ("l2", "decoupled", "per_rating")
-
-
-def _number(name: str, value: Any, low: float, high: float = np.inf) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}; it must be a number") from None
-    if not (low <= number < high):
-        upper = "" if high == np.inf else f" and below {high:g}"
-        raise ValueError(f"{name} is {number:g}; it must be at least {low:g}{upper}")
-    return number
 
 
 class Optimizer:
@@ -56,14 +46,16 @@ class Optimizer:
     sparse: bool
 
     def _check(self) -> None:
-        object.__setattr__(self, "lr", _number("lr", self.lr, 0.0))
+        object.__setattr__(self, "lr", check_number("lr", self.lr, 0.0))
+        object.__setattr__(self, "sparse", check_flag("sparse", self.sparse))
         if isinstance(self.weight_decay, Mapping):
-            decays = {k: _number(f"weight_decay[{k!r}]", v, 0.0) for k, v in sorted(self.weight_decay.items())}
+            if unnamed := [name for name in self.weight_decay if not isinstance(name, str)]:
+                raise ValueError(f"weight_decay has {unnamed[0]!r} among its keys; they must be names of weights")
+            decays = {k: check_number(f"weight_decay[{k!r}]", v, 0.0) for k, v in sorted(self.weight_decay.items())}
             object.__setattr__(self, "weight_decay", decays)
         else:
-            object.__setattr__(self, "weight_decay", _number("weight_decay", self.weight_decay, 0.0))
-        if self.decay not in DECAYS:
-            raise ValueError(f"decay is {self.decay!r}; it must be one of {DECAYS}")
+            object.__setattr__(self, "weight_decay", check_number("weight_decay", self.weight_decay, 0.0))
+        check_choice("decay", self.decay, DECAYS)
 
     def __hash__(self) -> int:
         return hash(repr(self))
@@ -168,7 +160,8 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         self._check()
-        object.__setattr__(self, "momentum", _number("momentum", self.momentum, 0.0, 1.0))
+        object.__setattr__(self, "momentum", check_number("momentum", self.momentum, 0.0, 1.0))
+        object.__setattr__(self, "nesterov", check_flag("nesterov", self.nesterov))
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
 
@@ -227,10 +220,10 @@ class Adam(Optimizer):
             beta1, beta2 = self.betas
         except (TypeError, ValueError):
             raise ValueError(f"betas is {self.betas!r}; it must be two numbers") from None
-        betas = _number("betas[0]", beta1, 0.0, 1.0), _number("betas[1]", beta2, 0.0, 1.0)
+        betas = check_number("betas[0]", beta1, 0.0, 1.0), check_number("betas[1]", beta2, 0.0, 1.0)
         object.__setattr__(self, "betas", betas)
         # Above 0: a row without any gradient divides 0 by eps.
-        object.__setattr__(self, "eps", _number("eps", self.eps, 1e-30))
+        object.__setattr__(self, "eps", check_number("eps", self.eps, 1e-30))
 
     __hash__ = Optimizer.__hash__
 

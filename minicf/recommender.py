@@ -19,10 +19,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
 
 from minicf import backends, files, fold_in, metrics, models, optim, schedules, scoring
+from minicf.arguments import check_flag, check_number, check_seed, check_whole
 from minicf.backends import get_backend
 from minicf.callbacks import EarlyStopping
 from minicf.data import Ratings, UnknownIdError, Vocabulary
-from minicf.models import Dot, DotBias, Hybrid, Model, Net, check_whole
+from minicf.models import Dot, DotBias, Hybrid, Model, Net
 from minicf.optim import SGD, Adam, Optimizer
 from minicf.schedules import Schedule
 from minicf.scoring import Skip
@@ -329,7 +330,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         for name, allowed in (
             ("unknown", POLICIES), ("duplicates", ("error", "last", "mean")), ("backend", ("auto", *backends.NAMES)),
         ):  # fmt: skip
-            if getattr(self, name) not in allowed:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: it must be one of {allowed}")
         columns = [self.user, self.item, self.rating]
         if not all(isinstance(name, str) for name in columns) or len(set(columns)) < 3:
@@ -371,7 +372,7 @@ class Recommender(RegressorMixin, BaseEstimator):
 
     def _seed(self) -> int:
         if isinstance(self.random_state, int | np.integer):
-            return int(self.random_state)
+            return check_seed("random_state", self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     # --- tables in ---------------------------------------------------------------------------------------------
@@ -389,6 +390,9 @@ class Recommender(RegressorMixin, BaseEstimator):
                     f"no column {', '.join(map(repr, missing))}; present: {', '.join(map(repr, X.columns))[:300]}; "
                     "name yours: Recommender(user=..., item=..., rating=...)"
                 )
+            for name in wanted:
+                if (copies := list(X.columns).count(name)) > 1:
+                    raise ValueError(f'{copies} columns are called "{name}": drop or rename all but one')
             frame, width = X[wanted], 2
         elif any(hasattr(X, f"__{mark}__") for mark in ("arrow_c_stream", "dataframe", "narwhals_dataframe")):
             return self._columns(_to_pandas(X, wanted), rated, remember)
@@ -550,7 +554,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         Exact: every item is scored, in blocks of users of `scoring.BLOCK_BYTES` a thread. Equal scores go by item id.
         """
         check_is_fitted(self)
-        n = check_whole("n", n, 1)
+        n, exclude_seen = check_whole("n", n, 1), check_flag("exclude_seen", exclude_seen)
         ids = _listed(users)
         rows = self._lookup("user", ids)
         if self.unknown == "nan":
@@ -681,8 +685,10 @@ class Recommender(RegressorMixin, BaseEstimator):
             Columns: ``rank``, the id, ``title``, ``score``.
         """
         check_is_fitted(self)
-        vector = np.asarray(factors, np.float32)
+        given = np.asarray(factors)
         k = self.model_.n_factors
+        with np.errstate(over="ignore"):  # what overflows is refused
+            vector = given.astype(np.float32) if given.dtype.kind in "iuf" else np.full(given.shape, np.nan)
         if vector.shape != (k,) or not np.isfinite(vector).all():
             raise ValueError(f"factors has shape {vector.shape}: it must be {k} finite numbers")
         n = check_whole("n", n, 1)
@@ -961,7 +967,7 @@ class Recommender(RegressorMixin, BaseEstimator):
                 "rmse": metrics.rmse(ratings.rating[counted], predicted[counted]),
                 "mae": metrics.mae(ratings.rating[counted], predicted[counted]),
             }
-        limit = self.mean_ if relevant is None else relevant
+        limit = self.mean_ if relevant is None else check_number("relevant", relevant)
         good = ratings.rating >= limit
         user = self._lookup("user", ratings.users.ids)
         asked = np.bincount(ratings.user[good], minlength=ratings.n_users) > 0
@@ -1033,6 +1039,7 @@ class Recommender(RegressorMixin, BaseEstimator):
             `recommend` cannot leave them out.
         """
         check_is_fitted(self)
+        seen = check_flag("seen", seen)  # "no" would write what users have seen
         header: dict[str, Any] = {
             "arguments": self._arguments(),
             "model": models.to_config(self.model_),

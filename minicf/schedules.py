@@ -12,18 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from minicf.arguments import check_number
+
 _NUDGE = 1e-9
 """In cycles: keeps the first step of a cycle from falling into the cycle before by rounding. Far below one step."""
-
-
-def _positive(name: str, value: float) -> None:
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value!r}; it must be a finite number above 0")
-
-
-def _not_negative(name: str, value: float) -> None:
-    if not (np.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} is {value!r}; it must be a finite number of at least 0")
 
 
 class Schedule:
@@ -34,6 +26,12 @@ class Schedule:
     def factor(self, t: np.ndarray) -> np.ndarray:
         """The factor on the learning rate after `t` epochs: array of float -> array of float."""
         raise NotImplementedError
+
+    def _check(self, name: str, **limits: float) -> None:
+        """An argument within limits, as a plain number, which files can hold."""
+        value = check_number(name, getattr(self, name), **limits)
+        if type(getattr(self, name)) is not int:
+            object.__setattr__(self, name, value)
 
     def for_fit(self, epochs: int) -> Schedule:
         """The schedule with a missing length filled in from this fit's."""
@@ -58,8 +56,8 @@ class Step(Schedule):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        _positive("every", self.every)
-        _positive("gamma", self.gamma)
+        self._check("every", above=0.0)
+        self._check("gamma", above=0.0)
 
     def factor(self, t: np.ndarray) -> np.ndarray:
         return self.gamma ** np.floor(t / self.every + _NUDGE)
@@ -72,7 +70,7 @@ class Exponential(Schedule):
     gamma: float = 0.9
 
     def __post_init__(self) -> None:
-        _positive("gamma", self.gamma)
+        self._check("gamma", above=0.0)
 
     def factor(self, t: np.ndarray) -> np.ndarray:
         return self.gamma ** np.asarray(t, np.float64)
@@ -92,8 +90,8 @@ class Cosine(Schedule):
 
     def __post_init__(self) -> None:
         if self.epochs is not None:
-            _positive("epochs", self.epochs)
-        _not_negative("low", self.low)
+            self._check("epochs", above=0.0)
+        self._check("low", low=0.0)
 
     @property
     def horizon(self) -> float | None:  # type: ignore[override]
@@ -113,10 +111,9 @@ class CosineRestarts(Schedule):
     low: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive("cycle", self.cycle)
-        if not (np.isfinite(self.mult) and self.mult >= 1):
-            raise ValueError(f"mult is {self.mult!r}; it must be at least 1")
-        _not_negative("low", self.low)
+        self._check("cycle", above=0.0)
+        self._check("mult", low=1.0)
+        self._check("low", low=0.0)
 
     def factor(self, t: np.ndarray) -> np.ndarray:
         t = np.asarray(t, np.float64)
@@ -142,11 +139,10 @@ class OneCycle(Schedule):
 
     def __post_init__(self) -> None:
         if self.epochs is not None:
-            _positive("epochs", self.epochs)
-        if not 0 < self.up < 1:
-            raise ValueError(f"up is {self.up!r}; it must lie between 0 and 1")
-        _not_negative("start", self.start)
-        _not_negative("end", self.end)
+            self._check("epochs", above=0.0)
+        self._check("up", above=0.0, high=1.0)
+        self._check("start", low=0.0)
+        self._check("end", low=0.0)
 
     @property
     def horizon(self) -> float | None:  # type: ignore[override]

@@ -18,11 +18,12 @@ import numpy as np
 import pandas as pd
 
 from minicf import files, models, optim, rng, schedules
+from minicf.arguments import check_number, check_whole
 from minicf.backends import get_backend
 from minicf.backends.base import Program
 from minicf.callbacks import Callback, Checkpoint
 from minicf.data import Ratings
-from minicf.models import Model, check_whole
+from minicf.models import Model
 from minicf.optim import Optimizer
 from minicf.schedules import Schedule
 from minicf.tiles import Tiles
@@ -152,14 +153,12 @@ class Trainer:
             raise TypeError(f"model is {model!r}; it must be a minicf model such as DotBias(50)")
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer is {optimizer!r}; it must be SGD(...) or Adam(...)")
-        if np.dtype(dtype).name not in ("float16", "float32", "float64"):
-            raise ValueError(f"dtype is {dtype!r}; it must be 'float32' or 'float64', or 'float16' on a GPU")
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise ValueError(f"seed is {seed!r}; it must be a whole number")
         optimizer.check_names(model.shapes(1, 1))
         self.model, self.optimizer = model, optimizer
         self.batch_size = check_whole("batch_size", batch_size, 1)
-        self.dtype, self.seed = np.dtype(dtype).name, int(seed)
+        self.dtype, self.seed = _dtype_name(dtype), int(seed)
         self.n_threads = None if n_threads is None else check_whole("n_threads", n_threads, 1)
         self.history = History()
         self.epoch = 0
@@ -183,8 +182,14 @@ class Trainer:
         """The given weights that the model has, checked against one another and copied."""
         if weights is None:
             return {}
+        if not isinstance(weights, Mapping):
+            raise TypeError(f"weights is a {type(weights).__name__}; it must be a dict of arrays by name")
         names = list(self.model.shapes(1, 1))
-        given = {name: np.array(weights[name], dtype=np.float64) for name in names if name in weights}
+        given = {name: np.asarray(weights[name]) for name in names if name in weights}
+        for name, value in given.items():
+            if value.dtype.kind not in "iuf":
+                raise ValueError(f"weights[{name!r}] has dtype {value.dtype}; it must hold numbers")
+            given[name] = np.array(value, dtype=np.float64)
         if not given:
             raise ValueError(f"weights has {sorted(weights)}; none of them is a weight of this model: {names}")
         expected = self.model.shapes(*self._sizes(given, 1, 1))
@@ -252,9 +257,7 @@ class Trainer:
 
     @lr.setter
     def lr(self, value: float) -> None:
-        if not (np.isfinite(value) and value >= 0):
-            raise ValueError(f"lr is {value!r}; it must be a finite number of at least 0")
-        self._lr = float(value)
+        self._lr = check_number("lr", value, 0.0)
 
     # --- training --------------------------------------------------------------------------------------------
 
@@ -310,7 +313,7 @@ class Trainer:
         program = self._prepare(train.n_users, train.n_items)
         if epochs == 0:
             return self.history
-        if shuffle not in (True, False, "tiles"):
+        if not (isinstance(shuffle, bool | np.bool_) or (isinstance(shuffle, str) and shuffle == "tiles")):
             raise ValueError(f"shuffle is {shuffle!r}; it must be True, False or 'tiles'")
         if shuffle == "tiles" and self.batch_size != 1:
             raise ValueError(f"shuffle='tiles' goes rating by rating: batch_size must be 1, it is {self.batch_size}")
@@ -320,7 +323,7 @@ class Trainer:
             np.bincount(train.item, minlength=train.n_items),
         )
         # Checkpoints last, so that they hold what the other callbacks made of the epoch.
-        self._callbacks = tuple(sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint)))
+        self._callbacks = tuple(sorted(_listed(callbacks), key=lambda callback: isinstance(callback, Checkpoint)))
         self._resume_callbacks()
         with contextlib.ExitStack() as ends:  # each callback that began ends, whatever the others raise
             for callback in self._callbacks:
@@ -535,7 +538,8 @@ class Trainer:
         LRFind
             ``frame`` with columns lr and loss, and ``suggestion``.
         """
-        if not 0 < low < high < np.inf:
+        low, high = check_number("low", low), check_number("high", high)
+        if not 0 < low < high:
             raise ValueError(f"low is {low!r} and high {high!r}; 0 < low < high is needed")
         steps = check_whole("steps", steps, 2)
         _check_ratings("train", train)
@@ -640,6 +644,28 @@ def _check_ratings(name: str, ratings: Any) -> None:
         )
     if len(ratings) == 0:
         raise ValueError(f"{name} holds no ratings")
+
+
+def _dtype_name(dtype: Any) -> str:
+    try:
+        name = "" if dtype is None else np.dtype(dtype).name  # None would be NumPy's default
+    except TypeError:
+        name = ""
+    if name not in ("float16", "float32", "float64"):
+        raise ValueError(f"dtype is {dtype!r}; it must be 'float32' or 'float64', or 'float16' on a GPU")
+    return name
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    """Callbacks as a list; what has none of their methods would be passed over without a word."""
+    methods = ("on_fit_begin", "on_epoch_end", "on_fit_end")
+    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks is {callbacks!r}; it must be a list of callbacks")
+    listed = list(callbacks)
+    for callback in listed:
+        if isinstance(callback, type) or not any(hasattr(callback, name) for name in methods):
+            raise TypeError(f"callbacks has {callback!r}; a callback is an object with a method of {methods}")
+    return listed
 
 
 def _indices(name: str, values: Any, limit: int) -> np.ndarray:

@@ -339,7 +339,7 @@ def test_wrong_weights_are_refused(ratings):
         (with_(user_factors=np.zeros(())), "user_factors|user_bias"),
         (with_(item_bias=np.full(ITEMS, np.nan)), r"weights\['item_bias'\] holds NaN"),
         (with_(item_bias=np.full(ITEMS, np.inf)), r"weights\['item_bias'\] holds NaN or inf"),
-        (with_(item_bias=["x"] * ITEMS), "could not convert"),
+        (with_(item_bias=["x"] * ITEMS), r"weights\['item_bias'\] has dtype <U1"),
     ):
         with pytest.raises(ValueError, match=match):
             make()
@@ -373,7 +373,7 @@ def test_wrong_weights_are_refused(ratings):
         (lambda: trainer().lr_find(None), TypeError, "train is a NoneType"),
         (lambda: trainer().lr_find(make_ratings(), low=0), ValueError, "0 < low < high"),
         (lambda: trainer().lr_find(make_ratings(), low=1, high=0.1), ValueError, "0 < low < high"),
-        (lambda: trainer().lr_find(make_ratings(), high=math.inf), ValueError, "0 < low < high"),
+        (lambda: trainer().lr_find(make_ratings(), high=math.inf), ValueError, "high is inf"),
         (lambda: trainer().lr_find(make_ratings(), steps=1), ValueError, "steps is 1"),
     ],
 )

@@ -1,0 +1,60 @@
+"""Checks of arguments: each returns it as plain Python, or raises a ValueError with the value and the limit."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def check_whole(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """`value` as an int from `low` to `high`."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        limit = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} is {value!r}; it must be a whole number {limit}")
+    return int(value)
+
+
+def check_seed(name: str, value: Any) -> int:
+    """`value` as a seed that NumPy's generators take."""
+    return check_whole(name, value, 0, 2**32 - 1)
+
+
+def check_number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, above: float | None = None
+) -> float:
+    """`value` as a finite float, at least `low` (or more than `above`) and below `high`.
+
+    Text is no number, even if it looks like one: "0,1" and "1e-3 " would be the next. Nor is True.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iuf":
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError(f"{name} is {value!r}; it must be a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not (math.isfinite(number) and low <= number < high and (above is None or number > above)):
+        limits = [f"above {above:g}"] if above is not None else [f"at least {low:g}"] * math.isfinite(low)
+        limits += [f"below {high:g}"] * math.isfinite(high)
+        raise ValueError(f"{name} is {number:g}; it must be {' and '.join(limits or ['finite'])}")
+    return number
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """`value` as a bool; "no", which counts as true, is none."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} is {value!r}; it must be True or False")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """`value`, one of some words."""
+    if not isinstance(value, str) or value not in tuple(allowed):
+        raise ValueError(f"{name} is {value!r}; it must be one of {tuple(allowed)}")
+    return str(value)
