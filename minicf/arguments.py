@@ -53,6 +53,13 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def check_unmasked(name: str, values: Any) -> None:
+    """Refuse a masked array with something masked: NumPy would go on with what lies under the mask."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        masked = int(np.ma.getmaskarray(values).sum())
+        raise ValueError(f"{name} has {masked} masked of {values.size} values; drop them, .compressed(), or fill them")
+
+
 def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
     """`value`, one of some words."""
     if not isinstance(value, str) or value not in tuple(allowed):

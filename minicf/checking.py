@@ -150,6 +150,8 @@ def check_gradients(
     >>> report.ok, report.error < 1e-7, len(report.frame())
     (True, True, 6)
     """
+    if not hasattr(model, "loss_and_gradients"):
+        raise TypeError(f"model is {model!r}; it must be a minicf model such as DotBias(50)")
     n_users, n_items = check_whole("n_users", n_users, 2), check_whole("n_items", n_items, 2)
     batch, directions = check_whole("batch", batch, 2), check_whole("directions", directions, 1)
     if method not in ("auto", "full", "project"):

@@ -23,13 +23,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from minicf.arguments import check_flag, check_seed
+from minicf.arguments import check_flag, check_seed, check_unmasked
 
 __all__ = ["Ratings", "UnknownIdError", "Vocabulary", "load_movielens"]
 
 log = logging.getLogger("minicf")
 
 MAX_INT32 = np.iinfo(np.int32).max
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
 PLAUSIBLE = 10_000_000  # an index up to here, or 100 times the number of rows, is taken at its word
 EXACT_FLOAT = 2**53  # from here on, neighbouring integers are one and the same float64
 
@@ -138,7 +139,8 @@ class Vocabulary:
 
     def _positions(self, series: pd.Series) -> NDArray[np.int64]:
         if self._lookup is None:  # built at the first question: most vocabularies are never asked
-            self._lookup = pd.Index(self.ids)
+            # Not what pandas infers: an Arrow index cannot hold every text (a lone surrogate, for one).
+            self._lookup = pd.Index(self.ids, dtype=self.ids.dtype)
         try:
             wanted = _id_values(series, "ids")
             if (wanted.dtype != object) is not self._integers:
@@ -188,6 +190,7 @@ def _as_series(values: Any) -> pd.Series:
         return values.reset_index(drop=True)
     if isinstance(values, pd.Index):
         return values.to_series(index=pd.RangeIndex(len(values)))
+    check_unmasked("ids", values)
     array = values if isinstance(values, np.ndarray) else _object_array(values)
     if array.ndim != 1:
         raise ValueError(f"ids have shape {array.shape}: pass one id or a 1-d array of ids")
@@ -565,6 +568,7 @@ class Ratings:
         rows : array-like of int, or of bool with one value per row
             Positions from 0, or a mask.
         """
+        check_unmasked("rows", rows)
         chosen = np.asarray(rows)
         n = len(self)
         if chosen.dtype == bool and chosen.shape == (n,):
@@ -707,6 +711,8 @@ def _rating_values(column: pd.Series, name: str) -> NDArray[np.float32]:
         for row, value in enumerate(column.tolist()):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 _refuse(column, name, row, f"is a {type(value).__name__}, not a number", remedy)
+            if not -MAX_FLOAT32 <= value <= MAX_FLOAT32:  # a Python int may exceed even float64
+                _refuse(column, name, row, "is not finite in float32", "drop or mend such rows")
     elif not types.is_numeric_dtype(column.dtype) or types.is_bool_dtype(column.dtype):
         _refuse(column, name, 0, f"is not a number ({column.dtype})", remedy)
     elif types.is_complex_dtype(column.dtype):
@@ -739,6 +745,7 @@ def _time_values(column: pd.Series, name: str) -> NDArray[np.int64]:
 
 
 def _one_dimensional(values: ArrayLike, name: str, length: int | None = None) -> NDArray[Any]:
+    check_unmasked(name, values)
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}: it is a 1-d array")
@@ -757,8 +764,9 @@ def _checked_indices(
         vocabulary = int(array.max()) + 1
         if max(100 * n, PLAUSIBLE) < vocabulary <= MAX_INT32:
             raise ValueError(
-                f"{name}, row {int(array.argmax())} (from 0): index {vocabulary - 1} in {_plural(n, 'rating')}, and tables "
-                f"have a row for each index; if these are ids use Ratings.from_frame, else say {name}s={vocabulary}"
+                f"{name}, row {int(array.argmax())} (from 0): index {vocabulary - 1} in {_plural(n, 'rating')}, "
+                "and tables have a row for each index; if these are ids use Ratings.from_frame, "
+                f"else say {name}s={vocabulary}"
             )
     if not isinstance(vocabulary, Vocabulary):
         if isinstance(vocabulary, bool) or not isinstance(vocabulary, int | np.integer):

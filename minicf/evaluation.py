@@ -39,6 +39,8 @@ def cross_validate(
     """
     from sklearn.base import clone
 
+    if not hasattr(recommender, "_ratings"):
+        raise TypeError(f"recommender is {recommender!r}; it must be a Recommender")
     cv, seed = check_whole("cv", cv, 2), check_seed("seed", seed)
     ratings = clone(recommender)._ratings(X, y, remember=True)
     if cv > len(ratings):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from minicf.arguments import check_whole
+from minicf.arguments import check_unmasked, check_whole
 
 Array = NDArray[np.float64]
 
@@ -67,21 +67,30 @@ def average_precision(hits: ArrayLike, relevant: ArrayLike) -> Array:
 def coverage(items: ArrayLike, n_items: int) -> float:
     """Share of all items that are in at least one list."""
     n_items = check_whole("n_items", n_items, 1)
+    check_unmasked("items", items)
     found = np.unique(np.asarray(items))
     if found.size and not (found.dtype.kind in "iu" and 0 <= found[0] and found[-1] < n_items):
         raise ValueError(f"items has {found[[0, -1]].tolist()}; it must hold indices from 0 to {n_items - 1}")
     return len(found) / n_items
 
 
+def _numbers(name: str, values: ArrayLike) -> Array:
+    check_unmasked(name, values)
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} has dtype {array.dtype}; it must hold numbers")
+    return array.astype(np.float64)
+
+
 def _errors(rating: ArrayLike, predicted: ArrayLike) -> Array:
-    a, b = np.asarray(rating, np.float64), np.asarray(predicted, np.float64)
+    a, b = _numbers("rating", rating), _numbers("predicted", predicted)
     if a.shape != b.shape or a.ndim != 1 or a.size == 0:
         raise ValueError(f"rating has shape {a.shape} and predicted {b.shape}: they are 1-d, of one length above 0")
     return b - a
 
 
 def _lists(hits: ArrayLike, relevant: ArrayLike) -> tuple[Array, Array]:
-    found, total = np.asarray(hits, np.float64), np.asarray(relevant, np.float64)
+    found, total = _numbers("hits", hits), _numbers("relevant", relevant)
     if found.ndim != 2 or found.shape[1] == 0 or total.shape != found.shape[:1]:
         raise ValueError(f"hits has shape {found.shape} and relevant {total.shape}: they are (users, k) and (users,)")
     if not ((found == 0) | (found == 1)).all():

@@ -19,7 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
 
 from minicf import backends, files, fold_in, metrics, models, optim, schedules, scoring
-from minicf.arguments import check_flag, check_number, check_seed, check_whole
+from minicf.arguments import check_flag, check_number, check_seed, check_unmasked, check_whole
 from minicf.backends import get_backend
 from minicf.callbacks import EarlyStopping
 from minicf.data import Ratings, UnknownIdError, Vocabulary
@@ -336,6 +336,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         if not all(isinstance(name, str) for name in columns) or len(set(columns)) < 3:
             raise ValueError(f"user, item and rating are {columns}: they must be the names of three columns")
         scoring.threads(self.n_threads)
+        check_flag("verbose", self.verbose)
         k = check_whole("n_factors", self.n_factors, 1)
         if isinstance(self.model, Model):
             model = self.model
@@ -356,7 +357,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         if own and isinstance(model, Dot) and not model.biases:
             decay = {name: value for name, value in optimizer.weight_decay.items() if "bias" not in name}  # type: ignore[union-attr]
             optimizer = replace(optimizer, weight_decay=decay)  # type: ignore[type-var]
-        if not isinstance(self.schedule, Schedule) and self.schedule not in SCHEDULES:
+        if not isinstance(self.schedule, Schedule) and self.schedule not in tuple(SCHEDULES):
             raise ValueError(f"schedule={self.schedule!r}: it must be one of {sorted(SCHEDULES)}, or a Schedule")
         if self.early_stopping is not None:
             check_whole("early_stopping", self.early_stopping, 1)
@@ -397,6 +398,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         elif any(hasattr(X, f"__{mark}__") for mark in ("arrow_c_stream", "dataframe", "narwhals_dataframe")):
             return self._columns(_to_pandas(X, wanted), rated, remember)
         else:
+            check_unmasked("X", X)
             listed = X if hasattr(X, "__array__") or hasattr(X, "toarray") else _objects(X)
             least = 2 if remember else 1  # fewer than in training are refused below
             array = check_array(listed, dtype=None, ensure_min_features=least, estimator=self, input_name="X")
@@ -421,6 +423,7 @@ class Recommender(RegressorMixin, BaseEstimator):
             return _rated(X)
         frame = self._columns(X, rated=y is None, remember=remember)
         if y is not None:
+            check_unmasked("y", y)
             y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y", estimator=self)
             y = column_or_1d(y, warn=True)
             check_consistent_length(frame, y)
@@ -685,6 +688,7 @@ class Recommender(RegressorMixin, BaseEstimator):
             Columns: ``rank``, the id, ``title``, ``score``.
         """
         check_is_fitted(self)
+        check_unmasked("factors", factors)
         given = np.asarray(factors)
         k = self.model_.n_factors
         with np.errstate(over="ignore"):  # what overflows is refused
@@ -798,8 +802,8 @@ class Recommender(RegressorMixin, BaseEstimator):
         the inverse of their covariance times the variance of ratings; it fades as `FEW` / (`FEW` + n) of n ratings.
         """
         check_is_fitted(self)
-        own, other = getattr(self, side, side), getattr(self, "item" if side == "user" else "user")
         self._side(side)
+        own, other = getattr(self, side), getattr(self, "item" if side == "user" else "user")
         if id is not None:
             if isinstance(ratings, pd.DataFrame):
                 if missing := [name for name in (other, self.rating) if name not in ratings.columns]:
@@ -1284,6 +1288,7 @@ def _listed(ids: Any) -> pd.Series:
     if isinstance(ids, pd.Series):
         return ids.reset_index(drop=True)
     if isinstance(ids, np.ndarray | pd.Index):
+        check_unmasked("ids", ids)
         if ids.ndim != 1:
             raise ValueError(f"ids have shape {ids.shape}: pass one id or a 1-d array of ids")
         return pd.Series(ids).reset_index(drop=True)

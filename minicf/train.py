@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from minicf import files, models, optim, rng, schedules
-from minicf.arguments import check_number, check_whole
+from minicf.arguments import check_flag, check_number, check_unmasked, check_whole
 from minicf.backends import get_backend
 from minicf.backends.base import Program
 from minicf.callbacks import Callback, Checkpoint
@@ -187,6 +187,7 @@ class Trainer:
         names = list(self.model.shapes(1, 1))
         given = {name: np.asarray(weights[name]) for name in names if name in weights}
         for name, value in given.items():
+            check_unmasked(f"weights[{name!r}]", weights[name])
             if value.dtype.kind not in "iuf":
                 raise ValueError(f"weights[{name!r}] has dtype {value.dtype}; it must hold numbers")
             given[name] = np.array(value, dtype=np.float64)
@@ -302,6 +303,7 @@ class Trainer:
             After Ctrl-C, once the step in hand is finished; the weights are usable as they stand.
         """
         epochs = check_whole("epochs", epochs, 0)
+        progress = None if progress is None else check_flag("progress", progress)
         _check_ratings("train", train)
         if valid is not None:
             _check_ratings("valid", valid)
@@ -669,6 +671,7 @@ def _listed(callbacks: Any) -> list[Any]:
 
 
 def _indices(name: str, values: Any, limit: int) -> np.ndarray:
+    check_unmasked(name, values)
     array = np.atleast_1d(np.asarray(values))
     if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
         raise TypeError(f"{name} must be an index or a one-dimensional array of indices (whole numbers)")

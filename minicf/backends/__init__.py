@@ -33,7 +33,7 @@ def get_backend(name: str = "auto") -> Any:
     ImportError
         The backend was asked for by name and cannot run here; the message says what to install.
     """
-    if name == "auto":
+    if isinstance(name, str) and name == "auto":
         reasons: list[str] = []
         for candidate in _PREFERENCE:
             module = importlib.import_module(_MODULES[candidate])
@@ -43,7 +43,7 @@ def get_backend(name: str = "auto") -> Any:
                 return module
             reasons.append(f"no {candidate}: {problem}")
         raise AssertionError("the NumPy backend is always there")
-    if name not in _MODULES:
+    if not isinstance(name, str) or name not in _MODULES:
         raise ValueError(f"backend is {name!r}; it must be 'auto' or one of {NAMES}")
     module = importlib.import_module(_MODULES[name])
     problem = module.unavailable()
