@@ -711,7 +711,7 @@ def _rating_values(column: pd.Series, name: str) -> NDArray[np.float32]:
         for row, value in enumerate(column.tolist()):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 _refuse(column, name, row, f"is a {type(value).__name__}, not a number", remedy)
-            if not -MAX_FLOAT32 <= value <= MAX_FLOAT32:  # a Python int may exceed even float64
+            if isinstance(value, int) and abs(value) > MAX_FLOAT32:  # it may exceed even float64
                 _refuse(column, name, row, "is not finite in float32", "drop or mend such rows")
     elif not types.is_numeric_dtype(column.dtype) or types.is_bool_dtype(column.dtype):
         _refuse(column, name, 0, f"is not a number ({column.dtype})", remedy)

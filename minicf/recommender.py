@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from minicf import backends, files, fold_in, metrics, models, optim, schedules, scoring
 from minicf.arguments import check_flag, check_number, check_seed, check_unmasked, check_whole
 from minicf.backends import get_backend
+from minicf.blas import one_blas_thread
 from minicf.callbacks import EarlyStopping
 from minicf.data import Ratings, UnknownIdError, Vocabulary
 from minicf.models import Dot, DotBias, Hybrid, Model, Net
@@ -851,7 +852,7 @@ class Recommender(RegressorMixin, BaseEstimator):
             prior = self._prior(side)
             order = np.argsort(group, kind="stable")
             bounds = np.concatenate([[0], np.cumsum(np.bincount(group))])
-            with scoring.one_blas_thread():  # the systems are small
+            with one_blas_thread():  # the systems are small
                 for i in range(len(unique)):
                     rows = order[bounds[i] : bounds[i + 1]]
                     x[i] = fold_in.solve(self.model_, self.weights_, side, other[rows], rating[rows], *prior(len(rows)))

@@ -8,7 +8,6 @@ the scores are computed too: `xp` is CuPy then.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicf import ops
+from minicf.blas import one_blas_thread
 from minicf.models import Dot, Hybrid, Model, Net, Weights
 
 BLOCK_BYTES = 8 << 20
@@ -259,15 +259,3 @@ def threads(asked: int | None = None) -> int:
         if (value := os.environ.get(name, "")).isdecimal() and int(value) > 0:
             return int(value)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def one_blas_thread() -> Any:
-    """A context in which BLAS takes one thread: several would wait for one another."""
-    return _blas().limit(limits=1, user_api="blas")
-
-
-@functools.cache
-def _blas() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()

@@ -21,6 +21,7 @@ from minicf import files, models, optim, rng, schedules
 from minicf.arguments import check_flag, check_number, check_unmasked, check_whole
 from minicf.backends import get_backend
 from minicf.backends.base import Program
+from minicf.blas import at_most
 from minicf.callbacks import Callback, Checkpoint
 from minicf.data import Ratings
 from minicf.models import Model
@@ -124,8 +125,8 @@ class Trainer:
         Start from these, matched by name; weights of the model that it lacks are initialised, names that the model
         lacks are left out. This is how pre-training works: ``Trainer(DotBias(50), ..., weights=net.weights)``.
     n_threads : int, optional
-        At most so many threads, where a backend uses several; by default as many as there are cores to run on, or what
-        ``OMP_NUM_THREADS`` or ``NUMBA_NUM_THREADS`` says. The result does not depend on it.
+        At most so many threads, BLAS's included, where a backend uses several; by default as many as there are cores
+        to run on, or what ``OMP_NUM_THREADS`` or ``NUMBA_NUM_THREADS`` says. The result does not depend on it.
 
     Attributes
     ----------
@@ -135,6 +136,11 @@ class Trainer:
         Of all calls of `fit`.
     weights : dict of arrays
         Copies of the present weights, by name.
+
+    Notes
+    -----
+    While it trains it holds weights and state twice: as they are, and as they were at the end of the last epoch, to
+    go back to when training diverges.
     """
 
     def __init__(
@@ -328,6 +334,7 @@ class Trainer:
         self._callbacks = tuple(sorted(_listed(callbacks), key=lambda callback: isinstance(callback, Checkpoint)))
         self._resume_callbacks()
         with contextlib.ExitStack() as ends:  # each callback that began ends, whatever the others raise
+            ends.enter_context(at_most(self.n_threads))
             for callback in self._callbacks:
                 _call(callback, "on_fit_begin", self)
                 ends.callback(_call, callback, "on_fit_end", self)
@@ -501,7 +508,8 @@ class Trainer:
         v = _indices("item", item, self._n_items)
         if u.shape != v.shape:
             raise ValueError(f"user has {len(u)} indices and item {len(v)}; they are pairs, of equal number")
-        y = program.predict(u, v, head)
+        with at_most(self.n_threads):
+            y = program.predict(u, v, head)
         return float(y[0]) if single else y
 
     def evaluate(self, ratings: Ratings) -> dict[str, float]:
@@ -517,7 +525,8 @@ class Trainer:
         return result
 
     def _errors(self, ratings: Ratings, head: str | None) -> np.ndarray:
-        predicted = self.program.predict(ratings.user, ratings.item, head)
+        with at_most(self.n_threads):
+            predicted = self.program.predict(ratings.user, ratings.item, head)
         return predicted.astype(np.float64) - ratings.rating
 
     def _validate(self, valid: Ratings) -> dict[str, float]:
@@ -557,7 +566,8 @@ class Trainer:
         try:
             for i, rate in enumerate(rates):
                 batch = order[i * self.batch_size : (i + 1) * self.batch_size]
-                done = program.train(train.user, train.item, train.rating, batch, self.batch_size, float(rate))
+                with at_most(self.n_threads):
+                    done = program.train(train.user, train.item, train.rating, batch, self.batch_size, float(rate))
                 if done.failed_step >= 0:
                     break
                 smooth = 0.9 * smooth + 0.1 * float(done.squared_error[self._output_head]) / len(batch)

@@ -79,6 +79,7 @@ from numba.extending import intrinsic, overload, register_model
 from minicf import rng
 from minicf.backends import base
 from minicf.backends.base import Progress
+from minicf.blas import one_blas_thread
 from minicf.models import Dot, Hybrid, Model, Net, Weights
 from minicf.optim import SGD, Adam, Optimizer
 from minicf.tiles import Tiles
@@ -1372,17 +1373,30 @@ def _share(work: Any, n_threads: int, before: Any = None) -> None:
 
     Compiled code runs without the interpreter's lock, so plain threads suffice; each takes what is left
     to do. They live as long as the call: there is no pool that spins beside other work, or that a fork would find dead.
+    What one of them raises is raised here, after all have ended: none goes on writing behind the caller's back.
     """
-    others = [threading.Thread(target=work) for _ in range(n_threads - 1)]
-    for thread in others:
-        thread.start()
+    raised: list[BaseException] = []
+
+    def watched() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    others = []
     try:
+        for _ in range(n_threads - 1):
+            thread = threading.Thread(target=watched)
+            thread.start()
+            others.append(thread)
         if before is not None:
             before()
         work()
     finally:
         for thread in others:
             thread.join()
+    if raised:
+        raise raised[0]
 
 
 # --- the program ----------------------------------------------------------------------------------------------------
@@ -1734,7 +1748,7 @@ class Program(base.Program):
         users, items, nets = sides
         kernel = _epoch_kernel(self._W, self._SLOTS, bool(self._net_heads))
         seed = np.uint64(self.seed & 0xFFFFFFFFFFFFFFFF)
-        with _one_blas_thread() if self._net_heads else contextlib.nullcontext():
+        with one_blas_thread() if self._net_heads else contextlib.nullcontext():
             failed = _run(
                 kernel, *data, order, batch_size, users, items, self._heads, nets, opt, self.optimizer.sparse, flush,
                 seed, self.t, total,
@@ -1837,23 +1851,6 @@ class Program(base.Program):
             out,
         )
         return out
-
-
-@functools.cache
-def _blas() -> Any:
-    """The BLAS libraries of this process, SciPy's among them, which compiled code calls for matrix products."""
-    import scipy.linalg.cython_blas  # noqa: F401 - loads the library
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
-
-
-def _one_blas_thread() -> Any:
-    """Products of a batch are too small to share: two threads would spend more on meeting than on multiplying.
-
-    One thread also means the same bits on any machine of this kind, whatever its number of cores.
-    """
-    return _blas().limit(limits=1, user_api="blas")
 
 
 def _run(kernel: Any, *arguments: Any) -> Any:
