@@ -91,10 +91,11 @@ def _temporary(path: Path) -> tuple[int, str]:
 
 def _sweep(path: Path) -> None:
     """Remove the temporary files of `path` that no living process holds."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
-        with contextlib.suppress(OSError), left.open("rb") as file:
-            if _lock(file.fileno(), wait=False):
-                left.unlink()
+    with contextlib.suppress(OSError):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+            with left.open("rb") as file:
+                if _lock(file.fileno(), wait=False):
+                    left.unlink()
 
 
 def _lock(handle: int, wait: bool) -> bool:

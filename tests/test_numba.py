@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicf import Cosine, Ratings, Trainer, load_movielens
-from minicf.backends import base, get_backend, numba_cpu
+from minicf.backends import base, get_backend, numba_cache, numba_cpu
 from minicf.models import Dot, DotBias, Hybrid, Net
 from minicf.optim import SGD, Adam
 from minicf.tiles import Tiles, count_blocks
@@ -404,15 +404,15 @@ def test_compiling_is_said(tmp_path):
 
 
 def test_without_a_folder_for_compiled_code_it_is_compiled_each_time(monkeypatch, caplog):
-    real = numba_cpu.njit
+    real = numba_cache.njit
 
     def no_folder(**options):
         if options.pop("cache", False):
             raise RuntimeError("cannot cache function: no locator available")
         return real(**options)
 
-    monkeypatch.setattr(numba_cpu, "njit", no_folder)
-    monkeypatch.setattr(numba_cpu, "_told", set())
+    monkeypatch.setattr(numba_cache, "njit", no_folder)
+    monkeypatch.setattr(numba_cache, "_told", set())
     assert numba_cpu._jit(lambda x: x + 1)(2) == 3
     assert numba_cpu._jit(lambda x: x + 2)(2) == 4
     assert caplog.text.count("set NUMBA_CACHE_DIR") == 1

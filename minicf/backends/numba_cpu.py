@@ -79,6 +79,7 @@ from numba.extending import intrinsic, overload, register_model
 from minicf import rng
 from minicf.backends import base
 from minicf.backends.base import Progress
+from minicf.backends.numba_cache import kept
 from minicf.blas import one_blas_thread
 from minicf.models import Dot, Hybrid, Model, Net, Weights
 from minicf.optim import SGD, Adam, Optimizer
@@ -96,14 +97,7 @@ _options: dict[str, Any] = {"nogil": True, "fastmath": _FAST, "error_model": "nu
 
 
 def _jit(function: Any) -> Any:
-    """Compile, and keep the result for later processes where there is a folder to keep it in."""
-    try:
-        return njit(cache=True, **_options)(function)
-    except RuntimeError as error:  # no folder that can be written
-        if "no_folder" not in _told:
-            _told.add("no_folder")
-            log.warning("compiled code cannot be kept for later processes (%s); set NUMBA_CACHE_DIR", error)
-        return njit(**_options)(function)
+    return kept(function, **_options)
 
 
 _inline = njit(forceinline=True, **_options)

@@ -12,15 +12,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from minicf import scoring
+from minicf.backends.numba_cache import kept
 
 _GROUPS = 512
 _LONG = 1000
 """Longer lists take NumPy's partition: moving up would take n steps a score."""
 
-_jit = njit(cache=True, nogil=True, error_model="numpy")
+
+def _jit(function: Any) -> Any:
+    return kept(function, nogil=True, error_model="numpy")
 
 
 @_jit
