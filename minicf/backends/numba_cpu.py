@@ -1353,6 +1353,10 @@ _WORTH_A_THREAD = 20_000
 """Ratings in a round below which starting a thread, about 0.1 ms, costs more than it saves."""
 
 
+_MOST_THREADS = 256
+"""More than any machine keeps busy; a number that was mistyped must not start a million."""
+
+
 def threads_by_default() -> int:
     """As many as there are cores to run on; fewer where the usual variables say so."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -1444,7 +1448,7 @@ class Program(base.Program):
     ) -> None:
         parts = _parts(model)
         assert parts is not None
-        self.n_threads = n_threads or threads_by_default()
+        self.n_threads = min(n_threads or threads_by_default(), _MOST_THREADS)
         self.model, self.optimizer, self.seed, self.dtype = model, optimizer, seed, np.dtype(dtype)
         self.t = 0
         self._dot, self._dot_index, self._dot_weight, self._net_heads = parts
