@@ -112,6 +112,21 @@ def test_the_sum_over_a_gap_is_used_and_exact():
     assert good[400:1400].all()
 
 
+def test_a_gap_so_long_that_beta2_to_its_minus_half_overflows():
+    item = np.zeros(30_000, np.int32)
+    item[100] = item[-1] = 1  # 0.95 ** -14949 is beyond float64
+    user, rating, order = np.zeros_like(item), np.ones(30_000, np.float32), np.arange(30_000, dtype=np.int32)
+    outcomes = []
+    for calls in (1, 3):  # a call ends with all rows caught up
+        model = Dot(2)
+        opt = Adam(0.01, betas=(0.1, 0.95))
+        program = numba_cpu.compile(model, opt, model.init_weights(1, 2, 1), 0, "float64")
+        for part in np.split(order, calls):
+            program.train(user, item, rating, part, 1, 0.01)
+        outcomes.append(program.weights()["item_factors"])
+    np.testing.assert_allclose(outcomes[0], outcomes[1], rtol=1e-6)  # what the expansion promises in float64
+
+
 @pytest.mark.parametrize("gap", [1, 3, 30, 400])
 @pytest.mark.parametrize("decay", [{}, {"weight_decay": {"item_bias": 2.0, "item_factors": 3.0}, "decay": "decoupled"}])
 def test_the_expansion_is_as_exact_as_it_says_where_eps_matters(gap, decay):

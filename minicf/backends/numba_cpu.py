@@ -1698,6 +1698,7 @@ class Program(base.Program):
         eps_table = eps / root if self.optimizer.sparse else np.full_like(root, eps)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             fades = np.stack([(beta1 / math.sqrt(beta2)) ** n, beta2 ** (-0.5 * n)] if beta2 else [n, n], axis=1)
+        fades[:, 1] = np.minimum(fades[:, 1], 1e50)  # times what has faded to 0: an infinity would make it NaN
         return Moments(
             np.stack([rates / correction1, 1.0 / root, eps_table, rates], axis=1).astype(self.dtype),
             np.array([beta1, beta2, 1.0 - beta1, 1.0 - beta2], self.dtype),
