@@ -9,10 +9,12 @@ Everything stays on the device between calls; each call to `train` synchronises 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -492,10 +494,23 @@ class Tables(base.Program):
         """One synchronisation each; sorting a call takes 80 bytes a rating."""
         return max(1, (1 << 22) // batch_size)
 
+    @contextlib.contextmanager
+    def _room_for(self, n: int) -> Iterator[None]:
+        """What runs out of memory over a call of n ratings says so, and what would fit."""
+        try:
+            yield
+        except MemoryError as error:
+            free, total = self._device.mem_info
+            raise MemoryError(
+                f"sorting {n:,} ratings of a call needs {80 * n / 2**30:.2f} GiB; the device has "
+                f"{free / 2**30:.2f} of {total / 2**30:.2f} GiB free: a call of about {int(free / 80):,} ratings would "
+                f"fit. ({error})"
+            ) from error
+
     def order(self, seed: int, epoch: int, n: int) -> Any:
         """`rng.permutation`, made and left on the device."""
         bits = np.int32(max(n - 1, 0).bit_length())
-        with self._device:
+        with self._device, self._room_for(n):
             keys, order = self.xp.empty(n, np.uint64), self.xp.empty(n, np.int32)
             self.kernels.over(
                 "order_keys", n, (np.uint64(rng.key(seed, rng.SHUFFLE, 0, epoch)), keys, np.int32(n), bits)
@@ -532,7 +547,7 @@ class Tables(base.Program):
         self, user: Any, item: Any, rating: Any, order: Any, batch: int, rates: np.ndarray
     ) -> np.ndarray:  # fmt: skip
         """Take the steps; the squared error of each head and the first failed step."""
-        try:
+        with self._room_for(len(order)):
             plan = self._plan(len(order), batch)
             plan.order[...] = self.xp.asarray(order)
             data = (*self._data(user, item, rating), plan.order)
@@ -557,13 +572,6 @@ class Tables(base.Program):
             sizes = np.int32(plan.n), np.int32(batch), steps, heads
             self.kernels.over("step_losses", plan.steps, (plan.squared, plan.sums, *sizes), 1, **_LOSS)
             self.kernels.launch("call_loss", (plan.sums, plan.result, steps, heads), 1, **_LOSS)
-        except MemoryError as error:
-            free, total = self._device.mem_info
-            raise MemoryError(
-                f"sorting {len(order):,} ratings of a call needs {80 * len(order) / 2**30:.2f} GiB; the device has "
-                f"{free / 2**30:.2f} of {total / 2**30:.2f} GiB free: a call of about {int(free / 80):,} ratings would "
-                f"fit. ({error})"
-            ) from error
         self.t += plan.steps
         self._version += 1
         return plan.result.get()  # the one synchronisation
