@@ -305,12 +305,12 @@ def growth(options: Options) -> Iterator[Case]:
             at["batch"], who = 1, {"minicf": "minicf per rating"}
         task = Task(
             table, at["n"], DotBias(at["k"], global_mean=MEAN), optimizer, at["batch"],
-            threads=at["threads"], turn_seconds=0.05 if quick else 0.3,
+            threads=at["threads"], turn_seconds=0.05 if quick else 0.15,
         )  # fmt: skip
         name = f"growth-{axis}-{curve}-{value:g}"
         title = f"{curve}, {axis} {value:,.0f}, threads {at['threads']}"
         return Case(
-            name, title, "g", task, who, unit=at["n"], turns=2 if quick else 3,
+            name, title, "g", task, who, unit=at["n"], turns=2 if quick else 7,
             x={"name": f"{axis}: {curve}", "value": value},
         )  # fmt: skip
 

@@ -470,7 +470,7 @@ def test_the_batch_repeats_rows_and_leaves_some_out():
         ({"batch": 1}, "batch is 1"),
         ({"directions": 0}, "directions is 0"),
         ({"method": "exact"}, "method is 'exact'"),
-        ({"tolerance": 0.0}, "tolerance is 0.0"),
+        ({"tolerance": 0.0}, "tolerance is 0; it must be above 0"),
     ],
 )
 def test_arguments(arguments, message):
