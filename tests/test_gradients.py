@@ -7,6 +7,8 @@ Every model through `check_gradients`, every pair of `ops.py` on its own, then t
 from __future__ import annotations
 
 import inspect
+import math
+import sys
 
 import numpy as np
 import pytest
@@ -116,6 +118,20 @@ def test_sigmoid_keeps_to_its_definition_and_does_not_overflow():
     assert cases.distance(ops.sigmoid(s), 1 / (1 + np.exp(-s))) < 1e-15
     with np.errstate(all="raise"):
         assert ops.sigmoid(np.array([-1e4, 1e4])).tolist() == [0.0, 1.0]
+
+
+def test_relu_at_zero_has_slope_zero():
+    """Finite differences leave kinks out: PyTorch's and Keras' choice there has to be said."""
+    a = np.array([-1.0, 0.0, -0.0, 1.0])
+    np.testing.assert_array_equal(ops.relu_backward(np.full(4, 3.0), a), [0.0, 0.0, 0.0, 3.0])
+
+
+def test_operations_follow_the_module_of_their_array(monkeypatch):
+    kind = type("ndarray", (), {"__module__": "elsewhere._core.core"})
+    monkeypatch.setitem(sys.modules, "elsewhere", math)
+    monkeypatch.setitem(sys.modules, "elsewhere._core.core", inspect)
+    assert ops.namespace(kind()) is math
+    assert ops.namespace(np.zeros(2)) is np
 
 
 # --- sabotages -------------------------------------------------------------------------------------------------------
