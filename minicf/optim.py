@@ -265,6 +265,4 @@ def from_config(config: Mapping[str, Any]) -> Optimizer:
     kind = config.pop("kind", None)
     if kind not in _KINDS:
         raise ValueError(f"unknown optimizer {kind!r}; known are {sorted(_KINDS)}")
-    if "betas" in config:
-        config["betas"] = tuple(config["betas"])
     return _KINDS[kind](**config)

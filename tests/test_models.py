@@ -66,6 +66,11 @@ def test_summary_refuses_impossible_sizes(n_users, n_items, name):
         Dot(2).summary(n_users, n_items)
 
 
+def test_one_user_and_one_item_are_enough(capsys):
+    assert DotBias(2).summary(1, 1).parameters.sum() == 6
+    assert "1 users, 1 items" in capsys.readouterr().out
+
+
 def test_shapes_by_name():
     assert Dot(5).shapes(2, 3) == {"user_factors": (2, 5), "item_factors": (3, 5)}
     assert DotBias(5).shapes(2, 3) == Dot(5).shapes(2, 3) | {"user_bias": (2,), "item_bias": (3,)}
@@ -217,6 +222,12 @@ def test_tables_start_normal():
     w = DotBias(20, init=("normal", 1.0, 0.1)).init_weights(100, 200)["item_factors"]
     assert w.mean() == pytest.approx(1.0, abs=5 * 0.1 / np.sqrt(4000))
     assert w.std() == pytest.approx(0.1, abs=5 * 0.1 / np.sqrt(8000))
+
+
+@pytest.mark.parametrize("init", [("uniform", 0.1, 0.1), ("normal", 0.1, 0.0)])
+def test_tables_may_start_all_the_same(init):
+    w = DotBias(2, init=init).init_weights(3, 4)
+    assert all((value == 0.1).all() for value in w.values())
 
 
 def test_default_init_is_a_hundredth():

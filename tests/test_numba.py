@@ -233,6 +233,45 @@ def test_any_sizes_repeats_and_schedules(case):
     assert max(cases.distances(got, expected).values()) < cases.TOLERANCE
 
 
+@pytest.mark.parametrize("name", cases.MODELS)
+def test_predictions_equal_the_reference(name):
+    model, problem = cases.MODELS[name], cases.Problem()
+    user, item, _ = problem.ratings()
+    programs = [m.compile(model, SGD(0.1), problem.weights(model), 0, "float64") for m in (base, numba_cpu)]
+    for head in (None, *model.heads):
+        expected, got = (program.predict(user, item, head or None) for program in programs)
+        assert np.ptp(expected) > 0.1
+        assert cases.distance(got, expected) < cases.TOLERANCE
+
+
+def test_a_unit_that_is_exactly_0_has_slope_0():
+    """As in `ops.relu_backward`."""
+    model, problem = Net(5, hidden=(6,), dropout=0.0), cases.Problem(epochs=1)
+    weights = problem.weights(model)
+    weights["hidden.0.weight"][:, :3] = 0.0
+    weights["hidden.0.bias"][:3] = 0.0
+    user, item, rating = problem.ratings()
+    for module in (base, numba_cpu):
+        program = module.compile(model, SGD(0.1), weights, 0, "float64")
+        program.train(user, item, rating, problem.orders()[0], problem.batch, 0.1)
+        hidden = program.weights()["hidden.0.bias"]
+        np.testing.assert_array_equal(hidden[:3], 0.0)
+        assert (hidden[3:] != weights["hidden.0.bias"][3:]).all()
+
+
+def test_no_ratings_are_no_step_and_no_failure():
+    model, problem = DotBias(5), cases.Problem()
+    weights, nothing = problem.weights(model), np.zeros(0, np.int32)
+    for module in (base, numba_cpu):
+        program = module.compile(model, Adam(0.1, weight_decay=0.1), weights, 0, "float64")
+        progress = program.train(*problem.ratings(), nothing, 8, 0.1)
+        assert progress.failed_step == -1
+        np.testing.assert_array_equal(progress.squared_error, [0.0])
+        assert program.t == 0
+        for name, value in program.weights().items():
+            np.testing.assert_array_equal(value, weights[name])
+
+
 # --- tiles --------------------------------------------------------------------------------------------------------
 
 
@@ -300,11 +339,18 @@ def test_tiles_equal_the_reference(name, model, ratings):
     assert max(cases.distance(outcomes[1][key], outcomes[0][key]) for key in outcomes[0]) < cases.TOLERANCE
 
 
-@pytest.mark.parametrize("name", [name for name in TILED if name != "momentum"])
+SMALL_TILED = TILED | {
+    # Every row moves at every step: no tile can do that alone.
+    "l2": SGD(0.01, weight_decay=0.02),
+    "decoupled": SGD(0.01, weight_decay=0.02, decay="decoupled", sparse=True),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_TILED)
 @pytest.mark.parametrize("model", [DotBias(9, rating_range=(0.5, 5.0), global_mean=0.2), Dot(3)], ids=["bias", "dot"])
 def test_few_ratings_in_tiles_equal_the_reference(name, model):
     """Small enough to be tried again and again, with mistakes in the kernels: campaigns/mutation.py."""
-    opt, problem = TILED[name], cases.Problem()
+    opt, problem = SMALL_TILED[name], cases.Problem()
     if isinstance(opt.weight_decay, dict) and not isinstance(model, DotBias):
         opt = SGD(0.01, weight_decay={"user_factors": 0.02}, decay="per_rating")
     user, item, rating = problem.ratings()
@@ -400,7 +446,8 @@ def test_auto_takes_numba(caplog):
     assert f"backend {module.NAME}" in caplog.text
 
 
-def test_a_model_without_a_kernel_runs_composed_and_says_so_once(caplog):
+def test_a_model_without_a_kernel_runs_composed_and_says_so_once(caplog, monkeypatch):
+    monkeypatch.setattr(numba_cpu, "_told", set())
     model = Hybrid({"a": (Dot(3), 1.0), "b": (DotBias(3), 1.0)})
     with caplog.at_level(logging.INFO, "minicf"):
         programs = [numba_cpu.compile(model, SGD(0.1), model.init_weights(3, 4), 0, "float64") for _ in range(2)]

@@ -55,6 +55,11 @@ def test_bad_own_arguments_are_refused(make, match):
         make()
 
 
+def test_the_lower_limits_themselves_are_allowed():
+    assert Adam(0.0, betas=(0.0, 0.0), eps=1e-30).eps == 1e-30
+    assert SGD(0.0, momentum=0.0, weight_decay={"user_bias": 0.0}).lr == 0.0
+
+
 def test_signatures_and_defaults_are_the_published_ones():
     def defaults(kind):
         return {name: p.default for name, p in inspect.signature(kind).parameters.items()}

@@ -64,7 +64,7 @@ COMPILED = ("backends/numba_cpu.py", "backends/numba_topn.py")
 """Modules whose functions Numba compiles."""
 
 LONG = (
-    "sabotage", "any_number_of_threads", "float32_rounds", "2500_steps", "ctrl_c", "fresh_process", "float32-",
+    "sabotage", "any_number_of_threads", "float32_rounds", "ctrl_c", "fresh_process", "float32-",
     "compiling_is_said", "scikit_learns_checks", "search_of_scikit", "the_script_writes", "defaults_are_good",
     "without_a_folder",
 )  # fmt: skip
@@ -85,6 +85,38 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
         "ops.py", "return namespace(a).maximum(a, 0)", "arguments of namespace(a).maximum swapped",
     ): "the larger of two is the larger of two",
+    (
+        "models.py", "return list(zip(names, widths[:-1], widths[1:], strict=True))", "True -> False",
+    ): "all three are as long by construction; it documents",
+    (
+        "backends/numba_cpu.py", "usable = sums[steps, 6] > 1e-200 and beta1 > 0.0", "> -> >= #2",
+    ): "with beta1 = 0 the sums are 0, and idle rows do not move: a replay does the same at length",
+    (
+        "backends/numba_cpu.py", "score = _zero(users)", "users -> items",
+    ): "only the dtype is read, and both tables have the same",
+    (
+        "backends/numba_cpu.py", "dot, place, dot_weight, nets = None, -1, 0.0, []", "1 -> 2",
+    ): "any number that is no place says that there is no dot head",
+    (
+        "backends/numba_cpu.py", "self._W = -(-(self._K + 2 * self._biases) // line) * line", "2 -> 3",
+    ): "more zeros behind the columns that count",
+    (
+        "backends/numba_cpu.py", "return {name: views[name] for name in self.model.shapes(1, 1)}", "1 -> 0",
+    ): "only the names are read",
+    (
+        "backends/numba_cpu.py",
+        'slots += [(1 + i, name, state[f"{slot}.{name}"]) for name in self.model.shapes(1, 1)]',
+        "arguments of self.model.shapes swapped",
+    ): "only the names are read",
+    (
+        "backends/numba_cpu.py", "self._K + 1 - i if self._biases else -1,", "1 -> 2 #2",
+    ): "any negative number says that there is no such column",
+    (
+        "backends/numba_cpu.py", "return max(1, min((4 << 20) // batch_size, 1 << 15))", "1 -> 2",
+    ): "how often a call comes back changes no step (test_the_number_of_steps_a_call_does_not_matter)",
+    (
+        "backends/numba_cpu.py", "rows = len(side.arrays[0])", "0 -> 1",
+    ): "both arrays have a row each",
 }  # fmt: skip
 """(module, line without blanks around it, mistake): why no result changes."""
 
@@ -615,6 +647,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help="mutants of these functions, or lines")
     parser.add_argument("--budget", type=float, default=12.0, help="seconds of the tests; the longest are left out")
+    parser.add_argument("--survivors", type=Path, help="those that survived in a file that --out wrote")
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--list", action="store_true", help="only list them")
     parser.add_argument("--out", type=Path, help="append a line of JSON a mutant to this file")
@@ -633,6 +666,10 @@ def main(arguments: list[str]) -> int:
         if asked.only:
             some = [m for m in everything if {*m.owner, str(m.line)} & set(asked.only)]
             chosen = sample(some, asked.sample, asked.seed)
+        if asked.survivors:
+            before = [json.loads(line) for line in asked.survivors.read_text().splitlines()]
+            names = {text.split(":", 2)[2] for text, kind, *_ in before if kind == "survivors"}
+            chosen = [m for m in everything if str(m).split(":", 2)[2] in names]
         if asked.list:
             print(*chosen, sep="\n")
             continue
