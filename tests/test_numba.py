@@ -198,6 +198,17 @@ def test_rows_of_many_vectors_equal_the_reference(name):
     assert max(cases.distances(got, expected).values()) < cases.TOLERANCE
 
 
+@pytest.mark.parametrize(("n_users", "n_items"), [(300, 7), (7, 300)])
+def test_many_rows_on_one_side_are_all_replayed(n_users, n_items):
+    """Rows are cut into chunks for threads: one side has many, the other one."""
+    opt, model = LONG_OPTIMIZERS["adam l2"], DotBias(5)
+    problem = cases.Problem(n_users=n_users, n_items=n_items, epochs=2)
+    assert max(n_users, n_items) > 4 * numba_cpu._CHUNK
+    expected = cases.run(base, model, opt, problem)
+    got = cases.run(numba_cpu, model, opt, problem)
+    assert max(cases.distances(got, expected).values()) < cases.TOLERANCE
+
+
 # --- whatever the sizes -------------------------------------------------------------------------------------------
 
 
@@ -347,7 +358,12 @@ SMALL_TILED = TILED | {
 
 
 @pytest.mark.parametrize("name", SMALL_TILED)
-@pytest.mark.parametrize("model", [DotBias(9, rating_range=(0.5, 5.0), global_mean=0.2), Dot(3)], ids=["bias", "dot"])
+@pytest.mark.parametrize(
+    "model",
+    # 8 factors: whole vectors, with the biases alone behind them.
+    [DotBias(9, rating_range=(0.5, 5.0), global_mean=0.2), DotBias(8), Dot(3)],
+    ids=["bias", "bias-8", "dot"],
+)
 def test_few_ratings_in_tiles_equal_the_reference(name, model):
     """Small enough to be tried again and again, with mistakes in the kernels: campaigns/mutation.py."""
     opt, problem = SMALL_TILED[name], cases.Problem()
