@@ -29,6 +29,7 @@ def test_errors_by_hand():
 
 def test_coverage_by_hand():
     assert metrics.coverage([3, 1, 3], 8) == 0.25
+    assert metrics.coverage([0], 1) == 1.0
 
 
 def test_against_scikit_learn():

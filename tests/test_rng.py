@@ -49,6 +49,28 @@ def test_keys_tell_seed_purpose_stream_and_step_apart():
     assert rng.key(-1, 1) == rng.key(ALL - 1, 1)
 
 
+def test_a_key_is_a_number_of_a_stream_of_a_stream():
+    """Each part picks a number of the stream that the parts before it gave."""
+    for seed, purpose, stream, step in [(0, rng.INIT, 0, 0), (5, rng.DROPOUT, 2, 700), (-1, rng.SHUFFLE, 0, 2**40)]:
+        expected = splitmix(seed - 0x9E3779B97F4A7C15, 1)[0]
+        for part in (purpose, stream, step):
+            expected = splitmix(expected + part * 0x9E3779B97F4A7C15, 1)[0]
+        assert rng.key(seed, purpose, stream, step) == expected
+
+
+@pytest.mark.parametrize("n", [1, 5, 1000])
+def test_an_order_sorts_positions_by_their_numbers(n):
+    numbers = rng.bits(rng.key(17, rng.SHUFFLE, 0, 8), np.arange(n, dtype=np.uint64))
+    expected = np.argsort(numbers >> np.uint64((n - 1).bit_length()), kind="stable")
+    np.testing.assert_array_equal(rng.permutation(17, 8, n), expected)
+
+
+def test_a_mask_is_by_seed_layer_and_step():
+    numbers = rng.bits(rng.key(17, rng.DROPOUT, 2, 8), np.arange(40, dtype=np.uint64)).reshape(5, 8)
+    expected = np.where(numbers / 2.0**64 < 0.4, 0.0, 1 / 0.6)  # no number is within 2**-24 of the rate
+    np.testing.assert_allclose(rng.dropout_mask(17, 2, 8, (5, 8), 0.4, "float64"), expected)
+
+
 def test_the_purposes_differ():
     purposes = (rng.INIT, rng.SHUFFLE, rng.DROPOUT, rng.SPLIT)
     assert len(set(purposes)) == 4

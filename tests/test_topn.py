@@ -56,6 +56,24 @@ def test_it_equals_sorting(select, rows, items, seed, levels, data):
 
 
 @BOTH
+@pytest.mark.parametrize("n", [1, 3, 40])
+@pytest.mark.parametrize("items", [512, 513, 1600])
+@pytest.mark.parametrize("levels", [1, 3, 40])
+def test_ties_among_many_items(select, n, items, levels):
+    """More items than groups: equal scores are not met in the order of their indices."""
+    random = np.random.RandomState(n + items + levels)
+    scores = random.randint(-levels, levels, (6, items)).astype(np.float32)
+    scores[:, random.permutation(items)[: items // 3]] = -np.inf
+    scores[0, 5:] = -np.inf  # fewer than n are left
+    skip = Skip.of(*np.nonzero(random.uniform(size=scores.shape) < 0.2), len(scores))
+    index, best = run(select, scores, skip, n)
+    expected = by_sorting(scores, skip, n)
+    np.testing.assert_array_equal(index, expected)
+    found = np.take_along_axis(scores, np.maximum(expected, 0), 1)
+    np.testing.assert_array_equal(best, np.where(expected < 0, -np.inf, found))
+
+
+@BOTH
 def test_equal_scores_go_by_index(select):
     index, _ = run(select, np.ones((1, 500), np.float32), Skip.of(np.array([0]), np.array([2]), 1), 4)
     np.testing.assert_array_equal(index, [[0, 1, 3, 4]])

@@ -81,42 +81,155 @@ NOT_INTERPRETED = (
 
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
-        "ops.py", "return namespace(p).concatenate([p, q], axis=1)", "p -> q",
+        "ops.py", "p -> q",
+        "return namespace(p).concatenate([p, q], axis=1)",
     ): "both live on the same device",
     (
-        "ops.py", "return namespace(a).maximum(a, 0)", "arguments of namespace(a).maximum swapped",
+        "ops.py", "arguments of namespace(a).maximum swapped",
+        "return namespace(a).maximum(a, 0)",
     ): "the larger of two is the larger of two",
     (
-        "models.py", "return list(zip(names, widths[:-1], widths[1:], strict=True))", "True -> False",
+        "models.py", "True -> False",
+        "return list(zip(names, widths[:-1], widths[1:], strict=True))",
     ): "all three are as long by construction; it documents",
     (
-        "backends/numba_cpu.py", "usable = sums[steps, 6] > 1e-200 and beta1 > 0.0", "> -> >= #2",
+        "backends/numba_cpu.py", "> -> >= #2",
+        "usable = sums[steps, 6] > 1e-200 and beta1 > 0.0",
     ): "with beta1 = 0 the sums are 0, and idle rows do not move: a replay does the same at length",
     (
-        "backends/numba_cpu.py", "score = _zero(users)", "users -> items",
+        "backends/numba_cpu.py", "users -> items",
+        "score = _zero(users)",
     ): "only the dtype is read, and both tables have the same",
     (
-        "backends/numba_cpu.py", "dot, place, dot_weight, nets = None, -1, 0.0, []", "1 -> 2",
+        "backends/numba_cpu.py", "1 -> 2",
+        "dot, place, dot_weight, nets = None, -1, 0.0, []",
     ): "any number that is no place says that there is no dot head",
     (
-        "backends/numba_cpu.py", "self._W = -(-(self._K + 2 * self._biases) // line) * line", "2 -> 3",
+        "backends/numba_cpu.py", "2 -> 3",
+        "self._W = -(-(self._K + 2 * self._biases) // line) * line",
     ): "more zeros behind the columns that count",
     (
-        "backends/numba_cpu.py", "return {name: views[name] for name in self.model.shapes(1, 1)}", "1 -> 0",
+        "backends/numba_cpu.py", "1 -> 0",
+        "return {name: views[name] for name in self.model.shapes(1, 1)}",
     ): "only the names are read",
     (
-        "backends/numba_cpu.py",
+        "backends/numba_cpu.py", "arguments of self.model.shapes swapped",
         'slots += [(1 + i, name, state[f"{slot}.{name}"]) for name in self.model.shapes(1, 1)]',
-        "arguments of self.model.shapes swapped",
     ): "only the names are read",
     (
-        "backends/numba_cpu.py", "self._K + 1 - i if self._biases else -1,", "1 -> 2 #2",
+        "backends/numba_cpu.py", "1 -> 2 #2",
+        "self._K + 1 - i if self._biases else -1,",
     ): "any negative number says that there is no such column",
     (
-        "backends/numba_cpu.py", "return max(1, min((4 << 20) // batch_size, 1 << 15))", "1 -> 2",
+        "backends/numba_cpu.py", "1 -> 2",
+        "return max(1, min((4 << 20) // batch_size, 1 << 15))",
     ): "how often a call comes back changes no step (test_the_number_of_steps_a_call_does_not_matter)",
+    (
+        "backends/numba_cpu.py", "0.0 -> 1.0 #2",
+        "return keep, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0",
+    ): "what follows is multiplied by the first 0",
+    (
+        "backends/numba_cpu.py", "0.0 -> 1.0",
+        "real(dot.global_mean if dot else 0.0),",
+    ): "read where there is a dot head",
+    (
+        "backends/numba_cpu.py", "15 -> 14",
+        "return max(1, min((4 << 20) // batch_size, 1 << 15))",
+    ): "how often a call comes back changes no step",
+    (
+        "backends/numba_cpu.py", "not left out",
+        "if not self.optimizer.sparse:  # where no row is ever behind",
+    ): "without the sums rows are replayed, to the same result at length; sparse rows never read them",
+    (
+        "backends/numba_cpu.py", "1 -> 2",
+        "block = max(1, _BLOCK // batch_size)",
+    ): "how many steps lie between two replays changes none of them",
+    (
+        "rng.py", "18 -> 17",
+        "_CHUNK = 1 << 18",
+    ): "bounds memory alone",
+    (
+        "rng.py", "1 -> 0",
+        "low = np.uint64(max(n - 1, 0).bit_length())",
+    ): "a power of 2 spends one bit more on the position: the same order but for one chance in 2^50",
+    (
+        "metrics.py", "arguments of _errors swapped",
+        "return float(np.sqrt(np.mean(_errors(rating, predicted) ** 2)))",
+    ): "the sign is squared away",
+    (
+        "metrics.py", "arguments of np.minimum swapped",
+        "ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(total, k).astype(np.int64)]",
+    ): "the smaller of two is the smaller of two",
+    (
+        "metrics.py", "arguments of np.minimum swapped",
+        "return (at * found).sum(axis=1) / np.minimum(total, k)",
+    ): "the smaller of two is the smaller of two",
+    (
+        "schedules.py", "1e-09 -> 2e-09",
+        "_NUDGE = 1e-9",
+    ): "both are far below a step and far above rounding",
+    (
+        "schedules.py", "1.0 -> 2.0 #2",
+        "return self.low + (1.0 - self.low) * _half_cosine(np.clip((t - start) / length, 0.0, 1.0))",
+    ): "a cycle ends at 1 but for rounding",
+    (
+        "schedules.py", "1.0 -> 2.0 #3",
+        "rise = 1.0 + (self.start - 1.0) * _half_cosine(np.minimum(x / self.up, 1.0))",
+    ): "the rise is not taken beyond `up`",
+    (
+        "schedules.py", "arguments of np.maximum swapped",
+        "fall = self.end + (1.0 - self.end) * _half_cosine(np.maximum(x - self.up, 0.0) / (1.0 - self.up))",
+    ): "the larger of two is the larger of two",
+    (
+        "backends/numba_topn.py", "512 -> 513",
+        "_GROUPS = 512",
+    ): "how many groups there are changes the work alone",
+    (
+        "backends/numba_topn.py", "512 -> 511",
+        "_GROUPS = 512",
+    ): "how many groups there are changes the work alone",
+    (
+        "backends/numba_topn.py", "1000 -> 1001",
+        "_LONG = 1000",
+    ): "both ways give the same lists",
+    (
+        "backends/numba_topn.py", "1000 -> 999",
+        "_LONG = 1000",
+    ): "both ways give the same lists",
+    (
+        "backends/numba_topn.py", "arguments of min swapped",
+        "part = values[lo : min(lo + groups, columns)]",
+    ): "the smaller of two is the smaller of two",
+    (
+        "backends/numba_topn.py", "- left out #2",
+        "top[:], where[:] = -np.inf, -1",
+    ): "the first pass is after a bound: places of a tie are not read",
+    (
+        "backends/numba_topn.py", "1 -> 2",
+        "top[:], where[:] = -np.inf, -1",
+    ): "the first pass is after a bound: places of a tie are not read",
+    (
+        "backends/numba_topn.py", "1 -> 0",
+        "top[:], where[:] = -np.inf, -1",
+    ): "the first pass is after a bound: places of a tie are not read",
+    (
+        "backends/numba_topn.py", "1 -> 2",
+        "if highest[group] > top[n - 1]:",
+    ): "a lower bound lets more groups be gone through, and finds the same",
+    (
+        "backends/numba_topn.py", "left out",
+        "_offer(highest[group], group, top, where, n)",
+    ): "a lower bound lets more groups be gone through, and finds the same",
+    (
+        "backends/numba_topn.py", "< -> <=",
+        "if values[j] > worst or (values[j] == worst and worst > -np.inf and j < where[n - 1]):",
+    ): "no item is met twice",
+    (
+        "tiles.py", "4096 -> 4097",
+        "_ROWS = 4096",
+    ): "how large a tile is, is a matter of caches",
 }  # fmt: skip
-"""(module, line without blanks around it, mistake): why no result changes."""
+"""(module, mistake, line without blanks around it): why no result changes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +251,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        return self.module, self.text, self.change
+        return self.module, self.change, self.text
 
     def source(self, source: str) -> str:
         raw = source.encode()
@@ -505,7 +618,7 @@ class _Campaign:
     """A plugin for pytest: runs the tests once as they are, and then for each mutant until one fails."""
 
     def __init__(
-        self, chosen: list[Mutant], files: tuple[str, ...], compiled: bool, budget: float, match: str, report: Any
+        self, chosen: list[Mutant], files: tuple[str, ...], compiled: bool, budget: float, match: list[str], report: Any
     ) -> None:
         self.chosen, self.files, self.compiled, self.report = chosen, files, compiled, report
         self.budget, self.match = budget, match
@@ -520,7 +633,7 @@ class _Campaign:
 
     def wanted(self, item: Any) -> bool:
         name = item.nodeid
-        if self.match not in name:
+        if not any(part in name for part in self.match):
             return False
         if item.get_closest_marker("slow") or item.get_closest_marker("gpu") or any(part in name for part in LONG):
             return False
@@ -594,7 +707,7 @@ class _Campaign:
         return None if how == "none" else how or f"died of status {status}"
 
 
-def try_in_forks(module: str, chosen: list[Mutant], budget: float, match: str, report: Any) -> None:
+def try_in_forks(module: str, chosen: list[Mutant], budget: float, match: list[str], report: Any) -> None:
     """Try mutants of one module, in a process of its own."""
     out = os.dup(1)
     child = os.fork()
@@ -658,7 +771,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sample", type=int, help="of each module, at random; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", help="mutants of these functions, or lines")
-    parser.add_argument("--match", help="only tests whose name has this in it")
+    parser.add_argument("--match", nargs="+", default=[""], help="only tests that have one of these in their names")
     parser.add_argument("--budget", type=float, default=12.0, help="seconds of the tests; the longest are left out")
     parser.add_argument("--survivors", type=Path, help="those that survived in a file that --out wrote")
     parser.add_argument("--compiled", action="store_true")
@@ -703,7 +816,7 @@ def main(arguments: list[str]) -> int:
             if asked.compiled:
                 try_compiled(chosen, report)
             else:
-                try_in_forks(module, chosen, asked.budget, asked.match or "", report)
+                try_in_forks(module, chosen, asked.budget, asked.match, report)
             os._exit(0)
         os.close(write)
         with os.fdopen(read) as lines:
