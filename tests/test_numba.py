@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minicf import Cosine, Ratings, Trainer, load_movielens
+from minicf import Cosine, Ratings, Trainer, load_movielens, rng
 from minicf.backends import base, get_backend, numba_cache, numba_cpu
 from minicf.models import Dot, DotBias, Hybrid, Net
 from minicf.optim import SGD, Adam
-from minicf.tiles import Tiles, count_blocks
+from minicf.tiles import Tiles, _cut, count_blocks
 from tests import cases
 
 # --- products of idle steps (C1) ----------------------------------------------------------------------------------
@@ -341,12 +341,30 @@ def test_the_number_of_blocks_depends_on_the_data_alone():
     assert count_blocks(10**9, 10**7, 10**6) == 255
 
 
+@pytest.mark.parametrize(
+    ("counts", "n_blocks", "expected"),
+    [
+        ([1, 1, 1, 1, 1, 1], 3, [0, 0, 1, 1, 2, 2]),
+        ([5, 1, 1, 1, 1, 1], 2, [0, 1, 1, 1, 1, 1]),
+        ([3, 3, 3, 3], 3, [0, 1, 1, 2]),  # a row is where its middle is
+        ([1, 0], 4, [2, 3]),
+        ([0, 0], 2, [0, 0]),
+    ],
+)
+def test_blocks_hold_about_as_many_ratings(counts, n_blocks, expected):
+    assert _cut(np.array(counts), n_blocks).tolist() == expected
+
+
 def test_the_order_of_rounds_is_shuffled_by_seed_and_epoch(ratings):
     tiles = Tiles(ratings)
     rounds = [tuple(tiles.rounds(seed, epoch)) for seed in range(2) for epoch in range(2)]
     assert len(set(rounds)) == 4
+    assert rounds[1] == tuple(rng.permutation(0, 1, tiles.n_blocks))
     order = tiles.order(np.array(rounds[0]))
     assert sorted(order.tolist()) == list(range(len(ratings)))
+    none = tiles.order(np.zeros(0, np.int64))
+    assert none.dtype == np.int32
+    assert len(none) == 0
 
 
 TILED = {

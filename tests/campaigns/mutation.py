@@ -228,6 +228,34 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "tiles.py", "4096 -> 4097",
         "_ROWS = 4096",
     ): "how large a tile is, is a matter of caches",
+    (
+        "tiles.py", "4096 -> 4095",
+        "_ROWS = 4096",
+    ): "how large a tile is, is a matter of caches",
+    (
+        "tiles.py", "1024 -> 1025",
+        "_TILE = 1024",
+    ): "from how many ratings on a tile is worth a thread is a matter of speed",
+    (
+        "tiles.py", "1024 -> 1023",
+        "_TILE = 1024",
+    ): "from how many ratings on a tile is worth a thread is a matter of speed",
+    (
+        "tiles.py", "arguments of max swapped",
+        "return max(1, min(wanted, 255, int((n_ratings / _TILE) ** 0.5), n_users, n_items))",
+    ): "the larger of two is the larger of two",
+    (
+        "tiles.py", "arguments of min swapped",
+        "return max(1, min(wanted, 255, int((n_ratings / _TILE) ** 0.5), n_users, n_items))",
+    ): "the smallest of all is the smallest of all",
+    (
+        "tiles.py", "left out",
+        "del turn",
+    ): "frees memory alone",
+    (
+        "backends/numba_cpu.py", "left out",
+        "keep, total, e = real(keep), real(total), real(e)",
+    ): "Numba casts a number to the dtype of the vector that it meets",
 }  # fmt: skip
 """(module, mistake, line without blanks around it): why no result changes."""
 
