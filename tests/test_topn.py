@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -136,6 +138,25 @@ def test_skip_of_pairs_and_of_some_rows():
     assert taken.items.tolist() == [3, 5, 1, 3, 5]
 
 
+def test_skip_of_nothing():
+    skip = Skip.none(3)
+    assert skip.start.tolist() == [0, 0, 0, 0]
+    assert len(skip.items) == 0
+
+
+def test_a_worker_holds_a_block_of_scores_and_no_more(tables, monkeypatch):
+    users, items = tables
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * len(items) * 10)
+    score, seen = scoring.dot_scorer(users, items), []
+
+    def seeing(rows, out):
+        seen.append(out.shape)
+        score(rows, out)
+
+    scoring.top_n(seeing, np.arange(25), len(items), 3, n_threads=1)
+    assert seen == [(10, len(items)), (10, len(items)), (5, len(items))]
+
+
 def test_threads_follow_what_is_asked_and_the_environment(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
@@ -148,6 +169,14 @@ def test_threads_follow_what_is_asked_and_the_environment(monkeypatch):
     assert scoring.threads() >= 1
     with pytest.raises(ValueError, match="n_threads is 0"):
         scoring.threads(0)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    assert scoring.threads() == 1
+    monkeypatch.delenv("NUMBA_NUM_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert scoring.threads() == 3  # those that this process may use, where the system says
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert scoring.threads() == 7
 
 
 def test_never_more_workers_than_asked(tables, monkeypatch):

@@ -256,6 +256,54 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "backends/numba_cpu.py", "left out",
         "keep, total, e = real(keep), real(total), real(e)",
     ): "Numba casts a number to the dtype of the vector that it meets",
+    (
+        "scoring.py", "<< -> >>",
+        "BLOCK_BYTES = 8 << 20",
+    ): "how many users are scored at once changes memory and time",
+    (
+        "scoring.py", "8 -> 7",
+        "BLOCK_BYTES = 8 << 20",
+    ): "how many users are scored at once changes memory and time",
+    (
+        "scoring.py", "8 -> 9",
+        "MIN_ROWS = 8",
+    ): "how many users are scored at once changes memory and time",
+    (
+        "scoring.py", "8 -> 7",
+        "MIN_ROWS = 8",
+    ): "how many users are scored at once changes memory and time",
+    (
+        "scoring.py", "False -> True",
+        'return w["user_factors"].astype(np.float32, copy=False), w["item_factors"].astype(np.float32, copy=False)',
+    ): "a copy has the same numbers",
+    (
+        "scoring.py", "1 -> 0",
+        "if workers == 1:",
+    ): "a pool of one thread does the same",
+    (
+        "tiles.py", "arguments of max swapped",
+        "wanted = max(8, -(-(n_users + n_items) // _ROWS))",
+    ): "the larger of two is the larger of two",
+    (
+        "fold_in.py", "20 -> 21",
+        "STEPS = 20",
+    ): "the descent has ended before",
+    (
+        "fold_in.py", "20 -> 19",
+        "STEPS = 20",
+    ): "the descent has ended before",
+    (
+        "fold_in.py", "sides of @ swapped",
+        "return float(((y - rating) ** 2).sum() + (x - x0) @ a @ (x - x0))",
+    ): "a is symmetric",
+    (
+        "fold_in.py", "sides of @ swapped #2",
+        "return float(((y - rating) ** 2).sum() + (x - x0) @ a @ (x - x0))",
+    ): "a is symmetric",
+    (
+        "fold_in.py", "'item_' -> 'user_'",
+        'w = {name: value.astype(np.float64) for name, value in w.items() if not name.startswith(("user_", "item_"))}',
+    ): "both sides' tables are put in afterwards",
 }  # fmt: skip
 """(module, mistake, line without blanks around it): why no result changes."""
 
