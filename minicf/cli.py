@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader had enough (`| head`). Python would complain once more when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print("minicf: interrupted", file=sys.stderr)
+        path = getattr(options, "output", "-")
+        kept = "" if path == "-" else f"; {path} was not written, what was there before is as it was"
+        print(f"minicf: interrupted{kept}", file=sys.stderr)
         return 130
     except (_Failure, ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError) as error:
         if options.traceback:
@@ -53,9 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from minicf import __version__
 
-    parser = argparse.ArgumentParser("minicf", description="Collaborative filtering from a file of ratings.")
+    parser = argparse.ArgumentParser(
+        "minicf",
+        description="Collaborative filtering from a file of ratings.",
+        epilog="First train a model, `minicf train ratings.csv -o model.npz`, then ask it: "
+        "`minicf recommend model.npz --user ID`. `minicf COMMAND --help` says more about each.",
+    )
     parser.add_argument("--version", action="version", version=f"minicf {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(required=True, dest="command")
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
@@ -69,21 +77,34 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(f"--{role}-column", default=name, metavar="NAME", help=f"column of {role}s ({name})")
 
     sub = command("train", _train, "Train on a CSV of ratings and save the model.")
-    sub.add_argument("ratings", help="CSV file; - for standard input; 'movielens' for the packaged set")
-    sub.add_argument("-o", "--output", required=True, help="file of the model, .npz")
+    sub.add_argument(
+        "ratings",
+        help="CSV file in UTF-8, separated by commas, semicolons or tabs; - for standard input; "
+        "'movielens' for the packaged set",
+    )
+    sub.add_argument("-o", "--output", required=True, metavar="FILE", help="file of the model, .npz")
     columns(sub)
-    sub.add_argument("--titles", help="CSV file of items: the item column and 'title'")
-    sub.add_argument("--model", default="dot_bias", choices=("dot_bias", "dot", "net", "hybrid"))
-    sub.add_argument("--factors", type=int, help="length of an embedding")
-    sub.add_argument("--epochs", type=int)
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--backend", default="auto")
-    sub.add_argument("--duplicates", default="error", choices=("error", "last", "mean"))
+    sub.add_argument("--titles", metavar="CSV", help="CSV file of items: the item column and 'title'")
+    sub.add_argument("--model", default="dot_bias", choices=("dot_bias", "dot", "net", "hybrid"), help="(dot_bias)")
+    sub.add_argument("--factors", type=int, metavar="K", help="length of an embedding (128)")
+    sub.add_argument("--epochs", type=int, metavar="N", help="times through the ratings (40; net and hybrid 10)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and order (0)")
+    sub.add_argument(
+        "--backend", default="auto", metavar="NAME", help="auto (the fastest that runs here), numpy, numba or cupy"
+    )
+    sub.add_argument(
+        "--duplicates", default="error", choices=("error", "last", "mean"),
+        help="where a user rated an item more than once: refuse, take the last, or the mean (error)",
+    )  # fmt: skip
     sub.add_argument("--no-seen", action="store_true", help="do not store what each user has rated")
 
     sub = command("evaluate", _evaluate, "Errors of a model on a CSV of ratings, and how good its lists are.")
     sub.add_argument("model")
-    sub.add_argument("ratings", help="CSV file; - for standard input")
+    sub.add_argument(
+        "ratings",
+        help="CSV file of ratings that were not trained on (lists leave those out, and so would find none of them); "
+        "- for standard input",
+    )
     sub.add_argument("-k", type=int, default=10, help="length of the lists (10)")
 
     sub = command("recommend", _recommend, "The best items for users.")
@@ -117,17 +138,37 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _read(path: str) -> pd.DataFrame:
-    """A CSV; a column of ids stays text unless every value is a plain whole number (so "007" stays "007")."""
+    """A CSV, all of it text.
+
+    It has two columns at least: where its header has no comma, the semicolon or tab in it is what separates.
+    """
+    text = None
     try:
-        source: Any = io.StringIO(sys.stdin.read()) if path == "-" else path
-        return pd.read_csv(source, dtype=str, keep_default_na=False)
+        if path == "-":
+            text = sys.stdin.read()
+        elif os.path.exists(path) and not os.path.isfile(path):  # a pipe is read once
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+
+        def table(**options: Any) -> pd.DataFrame:
+            source: Any = path if text is None else io.StringIO(text.removeprefix("\ufeff"))
+            return pd.read_csv(source, dtype=str, keep_default_na=False, **options)
+
+        header = table(nrows=0).columns
+        separator = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), ",")
+        return table(sep=separator)
     except FileNotFoundError:
         raise _Failure(f"{path} is not there") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except pd.errors.EmptyDataError:
+        raise _Failure(f"{path} is empty; it must have a header, the names of its columns, and rows") from None
+    except UnicodeDecodeError as error:
+        raise _Failure(f"{path} is not in UTF-8 ({error}): save it as UTF-8") from None
+    except ValueError as error:
         raise _Failure(f"{path} cannot be read as CSV: {error}") from None
 
 
 def _ids(values: pd.Series) -> pd.Series:
+    """Ids stay text unless every one is a plain whole number (so "007" stays "007")."""
     if values.str.fullmatch(r"-?(0|[1-9][0-9]{0,17})").all() and not (values == "-0").any():
         return values.astype("int64")
     return values
@@ -137,17 +178,29 @@ def _table(path: str, columns: dict[str, str], needed: Sequence[str] = ("user", 
     frame = _read(path)
     if missing := [columns[role] for role in needed if columns[role] not in frame.columns]:
         options = " ".join(f"--{role}-column" for role in needed if columns[role] in missing)
-        raise _Failure(f"{path} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}; see {options}")
+        lacks, has = (", ".join(map(repr, names)) for names in (missing, frame.columns))
+        raise _Failure(f"{path} has no column {lacks}; it has {has}; see {options}")
     if not len(frame):
         raise _Failure(f"{path} has no rows")
-    table = {columns[role]: _ids(frame[columns[role]]) for role in needed if role != "rating"}
-    if "rating" in needed:
-        text = frame[columns["rating"]]
-        number = pd.to_numeric(text, errors="coerce")
-        if (bad := ~np.isfinite(number.to_numpy(dtype=float))).any():
-            line = int(bad.argmax())
-            raise _Failure(f"{path}, row {line + 1}: the rating {text.iloc[line]!r} is not a finite number")
-        table[columns["rating"]] = number
+    table = {}
+    for role in needed:
+        text = frame[columns[role]]
+        if role == "rating":
+            table[columns[role]] = pd.to_numeric(text, errors="coerce")
+            bad, problem = ~np.isfinite(table[columns[role]].to_numpy(dtype=float)), "is not a finite number"
+        else:
+            table[columns[role]] = _ids(text)
+            bad, problem = (text == "").to_numpy(), "is no id"
+        if bad.any():
+            value = text.iloc[line := int(bad.argmax())]
+            comma = role == "rating" and re.fullmatch(r"[+-]?[0-9]+,[0-9]+", value)
+            remedy = (
+                f"write a decimal point, {value.replace(',', '.')}" if comma else "mend such rows or leave them out"
+            )
+            raise _Failure(
+                f"{path}, row {line + 1} (from 1, without the header): the {role} {value!r} {problem} "
+                f"({bad.sum():,} of {len(bad):,} rows); {remedy}"
+            )
     return pd.DataFrame(table)
 
 
@@ -164,6 +217,10 @@ def _as_known(recommender: Any, side: str, text: str) -> Any:
             value = int(text)
         except ValueError:
             raise _Failure(f"{side} {text!r}: ids of this model are whole numbers") from None
+    if vocabulary.index(value, missing=-1) < 0:
+        some = ", ".join(map(repr, vocabulary.ids[:3].tolist()))
+        new = "; --new takes the ratings of somebody new" if side == "user" else ""
+        raise _Failure(f"unknown {side} {value!r}; the model knows {len(vocabulary):,}, such as {some}{new}")
     return value
 
 
@@ -223,7 +280,7 @@ def _train(options: argparse.Namespace) -> None:
     last = recommender.history_.iloc[-1]
     _say(
         f"{recommender.n_ratings_:,} ratings, {len(recommender.users_):,} users, {len(recommender.items_):,} items; "
-        f"{len(recommender.history_)} epochs in {recommender.history_.seconds.sum():.1f} s, "
+        f"{(n := len(recommender.history_))} epoch{'s' * (n > 1)} in {recommender.history_.seconds.sum():.1f} s, "
         f"training rmse {last.train_mse**0.5:.4f}; saved to {options.output}"
     )
 
@@ -251,10 +308,12 @@ def _recommend(options: argparse.Namespace) -> None:
         new: Any = "new" if text else (int(recommender.users_.ids[-1]) + 1)
         while recommender.users_.index(new, missing=-1) >= 0:
             new = f"{new}'"
+        unknown = int((recommender.items_.index(table[recommender.item], missing=-1) < 0).sum())
         recommender.fold_in(table, id=new)
+        if unknown:
+            _say(f"{unknown} of {len(table)} ratings in {options.new} are of items unknown to the model, and left out")
         users = [new]
     else:
-        recommender.unknown = "raise"
         users = [_as_known(recommender, "user", text) for text in options.user]
     frame = recommender.recommend(users, options.n, exclude_seen=not options.with_seen)
     return _write(frame.drop(columns="known"), options.output)
@@ -262,7 +321,6 @@ def _recommend(options: argparse.Namespace) -> None:
 
 def _similar(options: argparse.Namespace) -> None:
     recommender = _load(options.model)
-    recommender.unknown = "raise"
     if options.title is None:
         item = _as_known(recommender, "item", options.item)
     else:

@@ -11,6 +11,7 @@ import csv
 import io
 import logging
 import numbers
+import re
 import zipfile
 import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -706,15 +707,14 @@ def _rating_values(column: pd.Series, name: str) -> NDArray[np.float32]:
     """Return checked ratings as a new float32 array."""
     types = pd.api.types
     _refuse_missing(column, name, "ratings")
-    remedy = f'convert them, pandas.to_numeric(frame["{name}"]), and look at what will not'
     if column.dtype == object:
         for row, value in enumerate(column.tolist()):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
-                _refuse(column, name, row, f"is a {type(value).__name__}, not a number", remedy)
+                _refuse(column, name, row, f"is a {type(value).__name__}, not a number", _convert(value, name))
             if isinstance(value, int) and abs(value) > MAX_FLOAT32:  # it may exceed even float64
                 _refuse(column, name, row, "is not finite in float32", "drop or mend such rows")
     elif not types.is_numeric_dtype(column.dtype) or types.is_bool_dtype(column.dtype):
-        _refuse(column, name, 0, f"is not a number ({column.dtype})", remedy)
+        _refuse(column, name, 0, f"is not a number ({column.dtype})", _convert(column.iloc[0], name))
     elif types.is_complex_dtype(column.dtype):
         _refuse(column, name, 0, "is complex", "ratings are real numbers")
     with np.errstate(over="ignore"):  # what overflows is refused below
@@ -724,6 +724,13 @@ def _rating_values(column: pd.Series, name: str) -> NDArray[np.float32]:
         problem = f"is not finite in float32 ({_plural(int(bad.sum()), 'row')} in all)"
         _refuse(column, name, int(bad.argmax()), problem, "drop or mend such rows")
     return values
+
+
+def _convert(value: Any, name: str) -> str:
+    """The remedy for a rating that is no number."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+,[0-9]+", value):
+        return f'write a decimal point: frame["{name}"].str.replace(",", ".").astype(float)'
+    return f'convert them, pandas.to_numeric(frame["{name}"]), which names what it cannot convert'
 
 
 def _time_values(column: pd.Series, name: str) -> NDArray[np.int64]:

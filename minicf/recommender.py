@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -63,6 +64,29 @@ SCHEDULES: dict[str, Schedule] = {
     "cosine": schedules.Cosine(),
     "one_cycle": schedules.OneCycle(),
 }
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _whole(method: _Method) -> _Method:
+    """Done, or not at all: after an error, or Ctrl-C, the recommender is as it was before the call.
+
+    Else it would hold the vocabularies of the new ratings and the weights of the old. No array is changed in place
+    before it was copied, so that to keep the attributes is enough.
+    """
+
+    @functools.wraps(method)
+    def wrapped(self: Recommender, *args: Any, **kwargs: Any) -> Any:
+        before = dict(self.__dict__)
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    return cast(_Method, wrapped)
 
 
 class Recommender(RegressorMixin, BaseEstimator):
@@ -192,6 +216,7 @@ class Recommender(RegressorMixin, BaseEstimator):
 
     # --- training --------------------------------------------------------------------------------------------
 
+    @_whole
     def fit(self, X: Any, y: Any = None, titles: Any = None) -> Recommender:
         """Train on a table of ratings, from the beginning.
 
@@ -216,6 +241,8 @@ class Recommender(RegressorMixin, BaseEstimator):
             arguments that make no sense: with the value and the remedy.
         DivergenceError
             The error stopped being finite; a smaller learning rate helps.
+        KeyboardInterrupt
+            After Ctrl-C. As after any error, the recommender is as it was before the call.
         """
         model, optimizer, own = self._resolve()
         ratings = self._ratings(X, y, titles, remember=True)
@@ -232,6 +259,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         self.seen_ = Skip.of(ratings.user, ratings.item, ratings.n_users)
         return self
 
+    @_whole
     def partial_fit(self, X: Any, y: Any = None, titles: Any = None, epochs: int | None = None) -> Recommender:
         """Go on with more ratings, which may be of new users and items; without a `fit` before, fit.
 
@@ -770,6 +798,7 @@ class Recommender(RegressorMixin, BaseEstimator):
 
     # --- new users and items -------------------------------------------------------------------------------------
 
+    @_whole
     def fold_in(self, ratings: Any, id: Any = None, side: str = "user") -> pd.DataFrame:
         """Serve a new user, or item, from a few ratings, without training.
 
@@ -822,6 +851,14 @@ class Recommender(RegressorMixin, BaseEstimator):
             frame = self._columns(ratings, rated=True)
         frame = frame.infer_objects()
         new = Ratings.from_frame(frame, self.user, self.item, self.rating, duplicates=self.duplicates)  # type: ignore[arg-type]
+        lowest, highest = float(new.rating.min()), float(new.rating.max())
+        low, high = self.rating_range_
+        if lowest < low or highest > high:
+            warnings.warn(
+                f"ratings are {lowest:g} … {highest:g}, those of training {low:g} … {high:g}: give them on that scale",
+                UserWarning,
+                stacklevel=3,
+            )
         vocabulary, opposite = (new.users, new.items) if side == "user" else (new.items, new.users)
         index, across = (new.user, new.item) if side == "user" else (new.item, new.user)
         self._same_type(side, vocabulary)
@@ -1299,7 +1336,10 @@ def _listed(ids: Any) -> pd.Series:
 def _objects(rows: Any) -> np.ndarray:
     """Nested lists as an array that leaves 1 and "1" what they are."""
     if isinstance(rows, str | bytes | Mapping) or not hasattr(rows, "__len__"):
-        raise TypeError(f"X is a {type(rows).__name__}: give a frame, Ratings or an array of user ids and item ids")
+        file = "; pandas.read_csv makes a frame of a file" if isinstance(rows, str) else ""
+        raise TypeError(
+            f"X is a {type(rows).__name__}: give a frame, Ratings or an array of user ids and item ids{file}"
+        )
     return np.array(rows, dtype=object)
 
 

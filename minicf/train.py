@@ -356,7 +356,7 @@ class Trainer:
                     if any(stops) or interrupted.asked:
                         break
         if interrupted.asked:
-            log.warning("interrupted after %d whole epochs; the model is usable as it stands", self.epoch)
+            log.warning("interrupted after %d whole epochs; the trainer is usable as it stands", self.epoch)
             raise KeyboardInterrupt
         return self.history
 

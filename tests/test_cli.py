@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -142,6 +144,53 @@ def test_ids_are_text_unless_all_are_plain_numbers(tmp_path):
         assert cli._table(str(path), cli.COLUMNS).userId.tolist() == expected
 
 
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_what_separates_is_found_in_the_header(tmp_path, mark, encoding, monkeypatch):
+    rows = [["userId", "movieId", "rating"], ["Łukasz", "茶; red, blue", "4.5"], ["نور", "10", "3"]]
+    path = tmp_path / "t.csv"
+    with path.open("w", encoding=encoding, newline="") as file:
+        csv.writer(file, delimiter=mark).writerows(rows)
+    expected = pd.DataFrame(rows[1:], columns=rows[0]).astype({"rating": float})
+    pd.testing.assert_frame_equal(cli._table(str(path), cli.COLUMNS), expected)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(path.read_text("utf-8")))
+    pd.testing.assert_frame_equal(cli._table("-", cli.COLUMNS), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    text = "userId;movieId;rating\na;1;3\n"
+    with ThreadPoolExecutor() as pool:
+        pool.submit(path.write_text, text)
+        assert cli._table(str(path), cli.COLUMNS).to_numpy().tolist() == [["a", 1, 3]]
+
+
+@pytest.mark.filterwarnings("always")  # not as an error: it is to be shown
+def test_what_is_left_out_of_a_new_list_is_said(model, tmp_path, capsys):
+    (tmp_path / "new.csv").write_text("movieId,rating\n1000,5\n7,1\n")
+    assert run("recommend", model, "--new", tmp_path / "new.csv") == 0
+    assert "1 of 2 ratings in" in capsys.readouterr().err
+    (tmp_path / "new.csv").write_text("movieId,rating\n1000,50\n")
+    assert run("recommend", model, "--new", tmp_path / "new.csv") == 0
+    assert "warning: ratings are 50 … 50, those of training 1 … 5" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_training_leaves_the_file(ratings, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "m.npz"
+    path.write_text("what was there")
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recommender, "fit", interrupted)
+    assert run("train", ratings, "-o", path) == 130
+    assert "interrupted; " in (said := capsys.readouterr().err)
+    assert "m.npz was not written" in said
+    assert path.read_text() == "what was there"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -153,11 +202,27 @@ def test_ids_are_text_unless_all_are_plain_numbers(tmp_path):
         (("similar", "MODEL", "--title", "Movie"), "no title contains 'Movie'"),
         (("train", "nowhere.csv", "-o", "m.npz"), "nowhere.csv is not there"),
         (("train", "RATINGS", "-o", "no/folder/m.npz"), "no/folder is no folder"),
-        (("train", "RATINGS", "-o", "OUT", "--user-column", "uid"), "no column uid; it has userId"),
+        (
+            ("train", "RATINGS", "-o", "OUT", "--user-column", "uid"),
+            "no column 'uid'; it has 'userId', 'movieId', 'rating'; see --user-column",
+        ),
         (("train", "RATINGS", "-o", "OUT", "--factors", "0"), "n_factors is 0"),
         (("train", "TWICE", "-o", "OUT"), "are both ratings of item"),
-        (("train", "WORDS", "-o", "OUT"), "row 2: the rating 'good' is not a finite number"),
+        (
+            ("train", "WORDS", "-o", "OUT"),
+            "row 2 (from 1, without the header): the rating 'good' is not a finite number",
+        ),
+        (
+            ("train", "COMMA", "-o", "OUT"),
+            "the rating '4,5' is not a finite number (1 of 1 rows); write a decimal point, 4.5",
+        ),
+        (("train", "NOBODY", "-o", "OUT"), "row 2 (from 1, without the header): the user '' is no id (1 of 2 rows)"),
+        (("train", "SPACE", "-o", "OUT"), "no column 'movieId'; it has 'userId', ' movieId'"),
         (("train", "EMPTY", "-o", "OUT"), "has no rows"),
+        (("train", "NOTHING", "-o", "OUT"), "is empty; it must have a header"),
+        (("train", "LATIN", "-o", "OUT"), "is not in UTF-8"),
+        (("recommend", "MODEL", "--user", "u1"), "such as 'u100', 'u107', 'u114'; --new takes"),
+        (("similar", "MODEL", "--item", "7"), "unknown item 7; the model knows 15"),
         (("evaluate", "MODEL", "WORDS"), "is not a finite number"),
         (("explore", "MODEL", "EMPTY", "-o", "OUT"), "has no rows"),
     ],
@@ -166,12 +231,17 @@ def test_errors_are_one_line(model, ratings, tmp_path, capsys, arguments, messag
     texts = {
         "TWICE": "userId,movieId,rating\na,1,3\na,1,4\n",
         "WORDS": "userId,movieId,rating\na,1,3\na,2,good\n",
+        "COMMA": 'userId,movieId,rating\na,1,"4,5"\n',
+        "NOBODY": "userId,movieId,rating\na,1,3\n,2,4\n",
+        "SPACE": "userId, movieId,rating\na,1,3\n",
+        "LATIN": "userId,movieId,rating\nZoë,1,3\n",
+        "NOTHING": "",
         "EMPTY": "userId,movieId,rating\n",
     }
     paths = {"MODEL": model, "RATINGS": ratings, "OUT": tmp_path / "out.npz"}
     for name, text in texts.items():
         paths[name] = tmp_path / f"{name}.csv"
-        paths[name].write_text(text)
+        paths[name].write_text(text, encoding="latin-1" if name == "LATIN" else "utf-8")
     assert run(*(paths.get(argument, argument) for argument in arguments)) == 1
     captured = capsys.readouterr()
     assert captured.out == ""

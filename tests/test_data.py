@@ -379,6 +379,7 @@ def changed(column: str, row: int, value: object) -> pd.DataFrame:
         (small_frame().astype({"rating": str}), "row 0.*'4.0' is .*not a number.*to_numeric"),
         (small_frame().astype({"rating": "category"}), "not a number"),
         (changed("rating", 4, "1.0"), "row 4.*'1.0' is a str, not a number.*to_numeric"),
+        (changed("rating", 4, "4,5"), r"row 4.*'4,5' is a str, not a number; write a decimal point.*replace"),
         (changed("rating", 1, True), "row 1.*True is a bool, not a number"),
         (changed("rating", 1, None), "row 1.*None is no value"),
         (small_frame().assign(rating=True), "True is not a number"),

@@ -618,3 +618,37 @@ def test_a_trainer_for_those_who_ask_for_one(fitted, frame):
     users, items = fitted.users_.index(frame.userId), fitted.items_.index(frame.movieId)
     scores = np.clip(fitted.trainer_.predict(users, items), 1, 5)
     np.testing.assert_array_equal(scores, fitted.predict(frame))
+
+
+# --- undisturbed ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, minicf.DivergenceError(1, 1, 0.1, 1.0)])
+def test_training_that_fails_leaves_the_recommender_as_it_was(fitted, frame, monkeypatch, method, error):
+    """Other users and items than before: vocabularies of the one and weights of the other would not fit."""
+    ids = list(fitted.users_.ids)
+    expected = fitted.predict(frame), fitted.recommend(ids), vars(fitted).keys()
+
+    def fails(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(Trainer, "fit", fails)
+    other = frame[5:].assign(userId=lambda f: f.userId + 1)
+    with pytest.raises((KeyboardInterrupt, minicf.DivergenceError)):
+        getattr(fitted, method)(other, titles={other.movieId.iloc[0]: "a title"})
+    np.testing.assert_array_equal(fitted.predict(frame), expected[0])
+    pd.testing.assert_frame_equal(fitted.recommend(ids), expected[1])
+    assert vars(fitted).keys() == expected[2]
+
+
+def test_a_first_fit_that_fails_leaves_none(frame, monkeypatch):
+    def fails(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", fails)
+    recommender = quick()
+    with pytest.raises(KeyboardInterrupt):
+        recommender.fit(frame)
+    with pytest.raises(NotFittedError):
+        recommender.predict(frame)
