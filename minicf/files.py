@@ -21,6 +21,12 @@ import numpy as np
 
 VERSION = 1
 
+READERS = {
+    "minicf recommender": "minicf.load",
+    "minicf checkpoint": "minicf.Trainer.load",
+    "minicf weights": "minicf.load_weights",
+}
+
 
 class FileError(ValueError):
     """A file that minicf did not write, or that did not survive: the message names the file and the reason."""
@@ -164,7 +170,9 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
     except FileError:
         raise
     except Exception as error:  # zipfile, and NumPy's parser of array headers, fail in a dozen ways
-        raise FileError(f"{path} is damaged, or is no minicf file: {error}") from error
+        raise FileError(
+            f"{path} is damaged, or is no minicf file: {error}; take another copy, or save it anew"
+        ) from error
     if "header" not in arrays:
         raise FileError(f"{path} is a .npz, but not one of minicf's: it has no header")
     try:
@@ -174,7 +182,9 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is damaged: its header cannot be read ({error})") from error
     if header.get("format") != f"minicf {kind}":
-        raise FileError(f"{path} is a {header.get('format')!r} file; a 'minicf {kind}' file is needed here")
+        reader = READERS.get(str(header.get("format")))
+        hint = f"; {reader} reads this one" if reader else ""
+        raise FileError(f"{path} is a {header.get('format')!r} file; a 'minicf {kind}' file is needed here{hint}")
     version = header.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise FileError(

@@ -239,18 +239,19 @@ class Net(Model):
     hidden : tuple of int
         Units of each hidden layer; ``()`` for a single linear layer on the embeddings.
     dropout : float or tuple of float
-        One rate for the concatenated input and one for each hidden layer, or one number for all of them.
+        The share of units set to 0 while training: one rate for the concatenated input and one for each hidden
+        layer, or one number for all of them.
     rating_range, init, global_mean
         As for `Dot`.
     dense_init : "glorot" or "torch"
-        Dense layers start Glorot-uniform with zero biases, as Keras' Dense, or uniform within
+        Dense layers start Glorot-uniform (Glorot and Bengio 2010) with zero biases, as Keras' Dense, or uniform within
         1 / sqrt(inputs) for weights and biases, as PyTorch's Linear.
 
     Notes
     -----
     (F1) p, q; (F5) x = [p, q]; (F6) dropout; then for each hidden layer (F7) a = x W + w, (F8) relu, (F6) dropout;
-    (F7) the output unit; (F4). Backward takes the same path in reverse: (B4), (B7), then for each hidden layer from
-    the last to the first (B6), (B8), (B7), then (B6), (B5), (B1).
+    (F7) the output unit, plus the mean; (F4). Backward takes the same path in reverse: (B4), (B7), then for each
+    hidden layer from the last to the first (B6), (B8), (B7), then (B6), (B5), (B1).
     """
 
     n_factors: int
@@ -328,7 +329,7 @@ class Net(Model):
             activations.append(a)
             x = ops.dropout(ops.relu(a), masks[i + 1])  # (F8), (F6)
         inputs.append(x)
-        s = ops.dense(x, w["output.weight"], w["output.bias"])[:, 0] + self.global_mean  # (F7)
+        s = ops.dense(x, w["output.weight"], w["output.bias"])[:, 0] + self.global_mean  # (F7), the mean as in (F3)
         return self._finish(s), (user, item, inputs, activations, masks, s)  # (F4)
 
     def backward(self, w: Weights, cache: Any, d_y: Array) -> Weights:

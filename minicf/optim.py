@@ -3,7 +3,7 @@
 Notation
 --------
 w, g, t     a weight, the derivative of the loss by it, the step counted from 1
-lr, decay   learning rate eta, weight decay lambda
+lr, lambda  the learning rate, the weight decay
 n_r, B      ratings of the batch that name row r of a table; ratings in the batch
 
 Weight decay is a named choice, because frameworks and papers mean four different things by it:
@@ -132,9 +132,9 @@ class SGD(Optimizer):
     Parameters
     ----------
     lr : float
-        eta.
+        The learning rate, unless a trainer's `lr` or schedule says otherwise.
     momentum : float
-        mu, in [0, 1).
+        mu in (U4), in [0, 1): the share of its last move that a weight goes on with.
     nesterov : bool
         Look one step of momentum ahead.
     weight_decay : float or dict of float by weight name
@@ -146,7 +146,7 @@ class SGD(Optimizer):
 
     Notes
     -----
-    (U4) v <- mu v + g, starting from v = 0, so that the first v is g.
+    (U4) v <- mu v + g, the velocity, starting from v = 0, so that the first v is g.
     (U5) w <- w - lr v; with Nesterov's look-ahead w <- w - lr (g + mu v); without momentum w <- w - lr g.
     These are torch.optim.SGD's (dampening 0).
     """
@@ -190,9 +190,9 @@ class Adam(Optimizer):
     Parameters
     ----------
     lr : float
-        eta.
+        The learning rate, unless a trainer's `lr` or schedule says otherwise.
     betas : (float, float)
-        Memories of the two moments, each in [0, 1).
+        beta1 and beta2, in [0, 1): memories of the two moments, the means of g (U6) and of g^2 (U7).
     eps : float
         Added to the root of the second moment.
     weight_decay, decay, sparse
@@ -200,6 +200,7 @@ class Adam(Optimizer):
 
     Notes
     -----
+    The moments start from 0; the divisors in (U8) make up for that.
     (U6) m <- beta1 m + (1 - beta1) g.
     (U7) v <- beta2 v + (1 - beta2) g^2.
     (U8) w <- w - lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps).
