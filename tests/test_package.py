@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import doctest
 import fnmatch
 import functools
 import importlib
@@ -287,6 +288,16 @@ def test_readme_is_filled_as_marked(tmp_path, monkeypatch):
     assert page.filled(once) == once
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         page.filled("<!-- run -->\n```python\n1 / 0\n```\n")
+
+
+WITH_EXAMPLES = [path.stem for path in sorted(PACKAGE.glob("*.py")) if ">>>" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_examples_in_docstrings_give_what_they_show(name):
+    found = doctest.testmod(importlib.import_module(f"minicf.{name}"))
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 # --- the tests themselves ---------------------------------------------------------------------------------------------
