@@ -156,15 +156,22 @@ def _read(path: str) -> pd.DataFrame:
 
         header = table(nrows=0).columns
         separator = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), ",")
-        return table(sep=separator)
+        with warnings.catch_warnings():
+            # Rows that are all longer than the header: pandas would take their first values for an index, and
+            # `a,b,4,5` under `userId,movieId,rating` for user b, item 4, rating 5.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return table(sep=separator, index_col=False)
     except FileNotFoundError:
         raise _Failure(f"{path} is not there") from None
     except pd.errors.EmptyDataError:
         raise _Failure(f"{path} is empty; it must have a header, the names of its columns, and rows") from None
     except UnicodeDecodeError as error:
         raise _Failure(f"{path} is not in UTF-8 ({error}): save it as UTF-8") from None
+    except pd.errors.ParserWarning:
+        raise _Failure(f"{path} has rows longer than its header; put quotes around values with {separator!r}") from None
     except ValueError as error:
-        raise _Failure(f"{path} cannot be read as CSV: {error}") from None
+        reason = " ".join(str(error).removeprefix("Error tokenizing data. C error: ").split())
+        raise _Failure(f"{path} cannot be read as CSV: {reason}; values with commas need quotes around") from None
 
 
 def _ids(values: pd.Series) -> pd.Series:
@@ -174,12 +181,16 @@ def _ids(values: pd.Series) -> pd.Series:
     return values
 
 
-def _table(path: str, columns: dict[str, str], needed: Sequence[str] = ("user", "item", "rating")) -> pd.DataFrame:
+def _table(
+    path: str, columns: dict[str, str], needed: Sequence[str] = ("user", "item", "rating"), training: bool = False
+) -> pd.DataFrame:
     frame = _read(path)
     if missing := [columns[role] for role in needed if columns[role] not in frame.columns]:
-        options = " ".join(f"--{role}-column" for role in needed if columns[role] in missing)
+        remedy = "call its columns as those of the training ratings"
+        if training:
+            remedy = "see " + " ".join(f"--{role}-column" for role in needed if columns[role] in missing)
         lacks, has = (", ".join(map(repr, names)) for names in (missing, frame.columns))
-        raise _Failure(f"{path} has no column {lacks}; it has {has}; see {options}")
+        raise _Failure(f"{path} has no column {lacks}; it has {has}; {remedy}")
     if not len(frame):
         raise _Failure(f"{path} has no rows")
     table = {}
@@ -274,7 +285,9 @@ def _train(options: argparse.Namespace) -> None:
         **columns,
         **arguments,
     )
-    ratings: Any = load_movielens() if options.ratings == "movielens" else _table(options.ratings, columns)
+    ratings: Any = (
+        load_movielens() if options.ratings == "movielens" else _table(options.ratings, columns, training=True)
+    )
     recommender.fit(ratings, titles=titles)
     recommender.save(options.output, seen=not options.no_seen)
     last = recommender.history_.iloc[-1]
