@@ -268,7 +268,7 @@ HOT_PATHS: dict[str, tuple[str, float, str]] = {
     "adam-64": ("roots: 2 for each of 2 × 64 elements", 4.0 * 64, "ceiling-roots"),
     "adamw-64": ("roots: 2 for each of 2 × 64 elements", 4.0 * 64, "ceiling-roots"),
     # Every element of every row at every step, which 64 ratings share, and two threads.
-    "adam-l2-64": ("roots: all 9,737 × 64 elements a step, half of them a thread", 9_737 * 64 / 64 / 2, "ceiling-roots"),
+    "adam-l2-64": ("roots: half of all 9,737 × 64 elements a step", 9_737 * 64 / 64 / 2, "ceiling-roots"),
     "adam-sparse-64": ("roots: one for each of 2 × 64 elements", 2.0 * 64, "ceiling-roots"),
     # Three products (forward, and two backward) with 100 × 70 weights, two operations each.
     "net-64": ("products: 6 × 100 × 70 operations", 6.0 * 7_000, "ceiling-product-1"),
