@@ -22,6 +22,7 @@ _MIX1 = 0xBF58476D1CE4E5B9
 _MIX2 = 0x94D049BB133111EB
 _MASK = 0xFFFFFFFFFFFFFFFF
 _CHUNK = 1 << 18
+_PIECE = 1 << 13
 
 
 def _mix(z: int) -> int:
@@ -73,14 +74,28 @@ def bits(stream_key: int, index: Any) -> Any:
 
 def uniform(stream_key: int, n: int) -> np.ndarray:
     """`n` float64 numbers, uniform in [0, 1), in steps of 2**-53."""
-    return (bits(stream_key, np.arange(n, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53
+    out = np.empty(n)
+    for part in _parts(n):
+        out[part] = _uniform(stream_key, part.start, part.stop)
+    return out
 
 
 def normal(stream_key: int, n: int) -> np.ndarray:
     """`n` standard normal float64 numbers, by Box and Muller's transform of two uniforms each."""
-    u = uniform(stream_key, 2 * n)
-    radius = np.sqrt(-2.0 * np.log1p(-u[:n]))
-    return radius * np.cos(2.0 * np.pi * u[n:])
+    out = np.empty(n)
+    for part in _parts(n):
+        radius = np.sqrt(-2.0 * np.log1p(-_uniform(stream_key, part.start, part.stop)))
+        out[part] = radius * np.cos(2.0 * np.pi * _uniform(stream_key, n + part.start, n + part.stop))
+    return out
+
+
+def _uniform(stream_key: int, start: int, stop: int) -> np.ndarray:
+    return (bits(stream_key, np.arange(start, stop, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53
+
+
+def _parts(n: int) -> list[slice]:
+    """0 … n-1 in pieces whose temporary arrays stay in the cache."""
+    return [slice(start, min(start + _PIECE, n)) for start in range(0, n, _PIECE)]
 
 
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:

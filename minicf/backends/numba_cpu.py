@@ -1349,8 +1349,8 @@ which they name, and which one thread replays alone, are few."""
 _CHUNK = 64
 """Rows that a thread takes to replay at a time."""
 
-_WORTH_A_THREAD = 20_000
-"""Ratings in a round below which starting a thread, about 0.1 ms, costs more than it saves."""
+_WORTH_A_THREAD = 8_000_000
+"""Weights that a call in tiles reads of one side: below, a thread takes longer to start than it saves."""
 
 
 _MOST_THREADS = 256
@@ -1824,7 +1824,7 @@ class Program(base.Program):
             heads.mean, heads.ranged, heads.low, heads.high,
         )  # fmt: skip
         kernel = _tile_kernel(K, whole, W)
-        _share(lambda: kernel(*arguments), min(self.n_threads, n_blocks) if n >= _WORTH_A_THREAD else 1)
+        _share(lambda: kernel(*arguments), min(self.n_threads, n_blocks) if n * W >= _WORTH_A_THREAD else 1)
         good = np.isfinite(squared).ravel()
         if good.all():
             self.t += n
