@@ -21,12 +21,14 @@ __version__ = "0.1.0"
 _LATER = {"Recommender": "recommender", "load": "recommender", "cross_validate": "evaluation"}
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        from importlib import import_module
+if not TYPE_CHECKING:  # to a type checker, every name would be one of minicf's, misspelt ones too
 
-        return getattr(import_module(f"minicf.{_LATER[name]}"), name)
-    raise AttributeError(f"module 'minicf' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in _LATER:
+            from importlib import import_module
+
+            return getattr(import_module(f"minicf.{_LATER[name]}"), name)
+        raise AttributeError(f"module 'minicf' has no attribute {name!r}")
 
 
 __all__ = [

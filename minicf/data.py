@@ -18,7 +18,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import IO, Any, Literal, NoReturn, overload
 
 import numpy as np
 import pandas as pd
@@ -110,6 +110,10 @@ class Vocabulary:
     def _integers(self) -> bool:
         return self.ids.dtype != object
 
+    @overload
+    def index(self, ids: int | np.integer[Any] | str, missing: Literal["raise", -1] = "raise") -> int: ...
+    @overload
+    def index(self, ids: Any, missing: Literal["raise", -1] = "raise") -> NDArray[np.int64]: ...
     def index(self, ids: Any, missing: Literal["raise", -1] = "raise") -> Any:
         """Return the indices of ids.
 

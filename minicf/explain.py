@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import pandas as pd
@@ -136,6 +136,10 @@ def _levels(trainer: Trainer, items: np.ndarray) -> tuple[str, np.ndarray]:
 # --- biases ---------------------------------------------------------------------------------------------------------
 
 
+@overload
+def bias_table(model: Any, ratings: Ratings, top: int | None = 2000, ax: None = None) -> pd.DataFrame: ...
+@overload
+def bias_table(model: Any, ratings: Ratings, top: int | None = 2000, *, ax: Any) -> tuple[pd.DataFrame, Any]: ...
 def bias_table(model: Any, ratings: Ratings, top: int | None = 2000, ax: Any = None) -> Any:
     """Items by bias, the best first: what they get whoever rates them.
 
@@ -193,6 +197,14 @@ class Components(NamedTuple):
     """Columns component (from 1), end ("high" or "low"), title and score: the items at either end, outermost first."""
 
 
+@overload
+def components(
+    model: Any, ratings: Ratings, n: int = 3, top: int | None = 2000, ends: int = 10, ax: None = None
+) -> Components: ...
+@overload
+def components(
+    model: Any, ratings: Ratings, n: int = 3, top: int | None = 2000, ends: int = 10, *, ax: Any
+) -> tuple[Components, Any]: ...
 def components(model: Any, ratings: Ratings, n: int = 3, top: int | None = 2000, ends: int = 10, ax: Any = None) -> Any:
     """Principal components of the item factors: the directions in which items differ most.
 
@@ -252,6 +264,14 @@ def _components(factors: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np
     return centred @ axes.T, variance[:n] / max(variance.sum(), np.finfo(float).tiny), axes
 
 
+@overload
+def item_map(
+    model: Any, ratings: Ratings, x: int = 1, y: int = 2, labels: int = 50, top: int | None = 2000, ax: None = None
+) -> pd.DataFrame: ...
+@overload
+def item_map(
+    model: Any, ratings: Ratings, x: int = 1, y: int = 2, labels: int = 50, top: int | None = 2000, *, ax: Any
+) -> tuple[pd.DataFrame, Any]: ...
 def item_map(
     model: Any,
     ratings: Ratings,
@@ -308,6 +328,14 @@ def _to_label(x: np.ndarray, y: np.ndarray, n: int) -> np.ndarray:
 # --- neighbours -----------------------------------------------------------------------------------------------------
 
 
+@overload
+def nearest_items(
+    model: Any, ratings: Ratings, item: int, n: int = 10, top: int | None = 2000, ax: None = None
+) -> pd.DataFrame: ...
+@overload
+def nearest_items(
+    model: Any, ratings: Ratings, item: int, n: int = 10, top: int | None = 2000, *, ax: Any
+) -> tuple[pd.DataFrame, Any]: ...
 def nearest_items(model: Any, ratings: Ratings, item: int, n: int = 10, top: int | None = 2000, ax: Any = None) -> Any:
     """Items that the model takes for most like one item.
 
@@ -392,6 +420,10 @@ class ScoreParts(NamedTuple):
     """The predicted rating."""
 
 
+@overload
+def score_parts(model: Any, user: int, item: int, ax: None = None) -> ScoreParts: ...
+@overload
+def score_parts(model: Any, user: int, item: int, *, ax: Any) -> tuple[ScoreParts, Any]: ...
 def score_parts(model: Any, user: int, item: int, ax: Any = None) -> Any:
     """What one prediction is made of.
 
@@ -464,6 +496,10 @@ def _largest(parts: pd.DataFrame, n: int) -> pd.DataFrame:
 # --- training -------------------------------------------------------------------------------------------------------
 
 
+@overload
+def learning_curves(models: Any, training: bool = True, ax: None = None) -> pd.DataFrame: ...
+@overload
+def learning_curves(models: Any, training: bool = True, *, ax: Any) -> tuple[pd.DataFrame, Any]: ...
 def learning_curves(models: Any, training: bool = True, ax: Any = None) -> Any:
     """Training and validation error by epoch, and the learning rate where it changes.
 

@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, RegressorMixin
+from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
 
@@ -30,6 +30,19 @@ from minicf.optim import SGD, Adam, Optimizer
 from minicf.schedules import Schedule
 from minicf.scoring import Skip
 from minicf.train import Trainer
+
+if TYPE_CHECKING:
+    # scikit-learn has no types. On bases of unknown type, every name would be an attribute, misspelt ones too.
+    class BaseEstimator:
+        def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+        def set_params(self, **params: Any) -> Self: ...
+        def __getstate__(self) -> Any: ...
+        def __sklearn_tags__(self) -> Any: ...
+
+    class RegressorMixin:
+        def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...
+else:
+    from sklearn.base import BaseEstimator, RegressorMixin
 
 KIND = "recommender"
 POLICIES = ("bias", "nan", "raise")
@@ -497,6 +510,10 @@ class Recommender(RegressorMixin, BaseEstimator):
 
     # --- predicting --------------------------------------------------------------------------------------------
 
+    @overload
+    def predict(self, X: Any, return_known: Literal[False] = False) -> NDArray[np.float32]: ...
+    @overload
+    def predict(self, X: Any, return_known: Literal[True]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]: ...
     def predict(self, X: Any, return_known: bool = False) -> Any:
         """Predicted ratings, within the range of the ratings seen.
 
@@ -621,19 +638,25 @@ class Recommender(RegressorMixin, BaseEstimator):
     def _top(
         self, score: scoring.Score, rows: np.ndarray, n_items: int, n: int, skip: Skip | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        compiled = self.backend != "numpy"
+        compiled = self._runs_on != "numpy"
         return scoring.top_n(score, rows, n_items, n, skip, self.n_threads, compiled, self._xp)
+
+    @property
+    def _runs_on(self) -> str:
+        """The name of the backend: what "auto" chose, where the choice was left to it."""
+        key = f"backend {self.backend}"
+        if key not in self._cache:
+            self._cache[key] = get_backend(self.backend).NAME
+        return str(self._cache[key])
 
     @property
     def _xp(self) -> Any:
         """What computes scores: CuPy where the backend is the GPU's, else NumPy."""
-        if "xp" not in self._cache:
-            self._cache["xp"] = np
-            if get_backend(self.backend).NAME == "cupy":
-                import cupy
+        if self._runs_on != "cupy":
+            return np
+        import cupy
 
-                self._cache["xp"] = cupy
-        return self._cache["xp"]
+        return cupy
 
     def _seen(self) -> Skip:
         if self.seen_ is None:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import pandas as pd
@@ -495,6 +495,10 @@ class Trainer:
 
     # --- predicting ------------------------------------------------------------------------------------------
 
+    @overload
+    def predict(self, user: int | np.integer[Any], item: int | np.integer[Any], head: str | None = None) -> float: ...
+    @overload
+    def predict(self, user: Any, item: Any, head: str | None = None) -> np.ndarray: ...
     def predict(self, user: Any, item: Any, head: str | None = None) -> Any:
         """Predicted ratings for pairs of indices.
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import pytest
 
 import minicf
+from tests import typed_use
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(minicf.__file__).parent
@@ -94,7 +95,8 @@ def imports(tree: ast.AST, inside_functions: bool) -> Iterator[str]:
             assert node.level == 0, "imports inside the package are written out"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            continue
+            for other in node.orelse:
+                yield from imports(ast.Module([other], []), inside_functions)
         elif inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from imports(node, inside_functions)
 
@@ -176,6 +178,22 @@ def test_it_says_that_it_is_typed():
     assert (PACKAGE / "py.typed").exists()
 
 
+def test_types_of_the_public_names_are_exact(tmp_path):
+    """As a user's strict type checker sees them: what is right passes, and what is misspelt or mixed up does not."""
+    mypy = pytest.importorskip("mypy.api", reason="mypy is not installed")
+    if not any(Path(folder, "pandas-stubs").exists() for folder in sys.path):
+        pytest.skip("pandas-stubs are not installed")
+    cache = ("--strict", "--config-file=", f"--cache-dir={tmp_path}", "--no-error-summary")
+    found, _, _ = mypy.run([*cache, "--follow-imports=silent", str(TESTS / "typed_use.py")])
+    assert not found
+    right, wrong = list(typed_use.RIGHT), list(typed_use.WRONG)
+    path = tmp_path / "mistakes.py"
+    path.write_text("\n".join(["import minicf", "from minicf import explain", *right, *wrong]) + "\n", encoding="utf-8")
+    found, _, _ = mypy.run([*cache, "--follow-imports=silent", str(path)])
+    noticed = {int(number) - 3 for number in re.findall(r"mistakes\.py:(\d+): error", found)}
+    assert [(right + wrong)[at] for at in sorted(noticed)] == wrong
+
+
 def test_command_line_is_there():
     for line in listed("options.entry_points", "console_scripts"):
         _, _, target = line.partition("=")
@@ -201,6 +219,51 @@ def test_import_pulls_in_nothing_heavy():
     loaded = set(fresh("import minicf, sys; print(*sys.modules)").split())
     assert "minicf.train" in loaded
     assert not loaded & set(HEAVY)
+
+
+WITHOUT = """
+import logging, sys
+sys.modules.update(dict.fromkeys(["cupy", "llvmlite", "numba"]))  # as if they were not installed
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+import minicf
+ratings = minicf.Ratings([0, 1, 0, 2], [0, 1, 2, 0], [1.0, 2.0, 3.0, 4.0])
+"""
+
+
+def test_without_numba_everything_runs_in_numpy_and_says_so():
+    told = fresh(
+        WITHOUT
+        + """
+trainer = minicf.Trainer(minicf.DotBias(2), minicf.Adam(0.1), batch_size=2)
+trainer.fit(ratings, epochs=2)
+print(trainer.backend, trainer.evaluate(ratings)["mse"] > 0)
+recommender = minicf.Recommender(n_factors=2, epochs=1).fit(ratings)
+print(len(recommender.recommend([0], n=2)), len(recommender.similar_items([0], n=1)))
+"""
+    ).splitlines()
+    assert [line for line in told if not line.startswith("WARNING")] == ["numpy True", "1 1"]
+    warnings = [line for line in told if line.startswith("WARNING")]
+    assert len(warnings) == 1, "said once"
+    assert re.search("backend numba, which minicf requires, is passed over: .*pip install .*numba", warnings[0])
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"), [("numba", "pip install .*numba"), ("cupy", r"minicf\[cuda13x\]|minicf\[cuda12x\]")]
+)
+def test_a_backend_that_is_not_installed_says_what_to_install(backend, words):
+    told = fresh(
+        WITHOUT
+        + f"""
+for make in (lambda: minicf.Trainer(minicf.Dot(2), minicf.SGD(0.1), backend={backend!r}),
+             lambda: minicf.Recommender(backend={backend!r}).fit(ratings)):
+    try:
+        make()
+    except ImportError as error:
+        print(error)
+"""
+    ).splitlines()
+    assert len(told) == 2
+    assert all(re.search(f"backend '{backend}' cannot run here: .*({words})", line) for line in told), told
 
 
 def test_import_is_quick():

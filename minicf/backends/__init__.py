@@ -17,6 +17,8 @@ _PREFERENCE = ("cupy", "numba", "numpy")
 
 NAMES = tuple(_MODULES)
 
+_told: set[str] = set()  # what was said once
+
 
 def get_backend(name: str = "auto") -> Any:
     """The module of a backend.
@@ -24,7 +26,8 @@ def get_backend(name: str = "auto") -> Any:
     Parameters
     ----------
     name : "auto" or the name of a backend
-        "auto" takes the first that can run here, and logs which and why.
+        "auto" takes the first that can run here, and logs which and why; an installation without Numba, or with one
+        that does not fit, is worth a warning.
 
     Raises
     ------
@@ -36,17 +39,27 @@ def get_backend(name: str = "auto") -> Any:
     if isinstance(name, str) and name == "auto":
         reasons: list[str] = []
         for candidate in _PREFERENCE:
-            module = importlib.import_module(_MODULES[candidate])
-            problem = module.unavailable()
+            module, problem = _load(candidate)
             if problem is None:
                 log.info("backend %s%s", candidate, f" ({'; '.join(reasons)})" if reasons else "")
                 return module
+            if module is None and problem not in _told:  # not what the machine lacks, but a broken installation
+                _told.add(problem)
+                log.warning("backend %s, which minicf requires, is passed over: %s", candidate, problem)
             reasons.append(f"no {candidate}: {problem}")
         raise AssertionError("the NumPy backend is always there")
     if not isinstance(name, str) or name not in _MODULES:
         raise ValueError(f"backend is {name!r}; it must be 'auto' or one of {NAMES}")
-    module = importlib.import_module(_MODULES[name])
-    problem = module.unavailable()
+    module, problem = _load(name)
     if problem is not None:
         raise ImportError(f"backend {name!r} cannot run here: {problem}")
     return module
+
+
+def _load(name: str) -> tuple[Any, str | None]:
+    """The module of a backend, None if it cannot be imported; and why it cannot run here, None if it can."""
+    try:
+        module = importlib.import_module(_MODULES[name])
+    except Exception as error:  # whatever a package that is missing, or does not fit the others, makes of it
+        return None, f"{type(error).__name__}: {error}; pip install --upgrade --force-reinstall {name}"
+    return module, module.unavailable()

@@ -62,7 +62,10 @@ def unavailable() -> str | None:
         import cupy
     except ImportError as error:
         if driver is None:
-            return "no NVIDIA driver was found (libcuda.so.1), and CuPy is not installed"
+            return (
+                "no NVIDIA driver was found (libcuda.so.1), and CuPy is not installed; with a GPU, install its driver, "
+                "then pip install 'minicf[cuda13x]', or 'minicf[cuda12x]' for a driver of CUDA 12"
+            )
         return f"CuPy cannot be imported ({error}); pip install 'minicf[{extra}]' fits the driver of this machine"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
