@@ -1,8 +1,8 @@
 """What a user gets: wheel and sdist built and looked into, the wheel installed alone, checked, tested, broken.
 
-``python -m tests.campaigns.supply``; ``… pythons`` for each supported Python that is at hand, ``… lowest`` for the lowest
-versions that minicf requires, ``… without`` for Numba taken away; ``… all`` with all tests instead of the `CORE` of
-them. Everything happens in a temporary folder; packages come from where pip takes them.
+``python -m tests.campaigns.supply``; ``… pythons`` for each supported Python that is at hand, or ``… 3.12`` for one,
+``… lowest`` for the lowest versions that minicf requires, ``… without`` for Numba taken away; ``… all`` with all tests
+instead of the `CORE` of them. Everything happens in a temporary folder; packages come from where pip takes them.
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ def main(arguments: list[str]) -> None:
         work = Path(folder)
         first = next(iter(at_hand))
         wheel = build(at_hand[first], work)
-        for version, python in at_hand.items() if "pythons" in parts else ():
+        for version, python in at_hand.items():
+            if not parts & {"pythons", version}:
+                continue
             ours, place = install(python, work / version, wheel)
             typed(ours, place)
             print(f"Python {version}: types; {tested(ours, place, 'all' in arguments)}", flush=True)
