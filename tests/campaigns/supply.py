@@ -114,9 +114,10 @@ def install(python: Path, work: Path, wheel: Path, lowest: bool = False) -> tupl
     run(ours, "-m", "pip", "check", cwd=work)
     place = work / "beside"
     place.mkdir()
+    source = work.parent / "source"  # what the wheel was built from, whatever has changed since
     for name in BESIDE:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, place / name)
+        copy = shutil.copytree if (source / name).is_dir() else shutil.copy
+        copy(source / name, place / name)
     return ours, place
 
 
