@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -29,14 +30,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="CSV", help="records (default: bench/results/cpu.csv)")
     parser.add_argument("--search", action="store_true", help="search anew for each engine's best settings of (e)")
     parser.add_argument("--report", action="store_true", help="make tables and plots from the records and stop")
-    parser.add_argument("--gpu", action="store_true", help="the GPU's cases instead")
-    args, rest = parser.parse_known_args(arguments)
-    if args.gpu:
+    parser.add_argument("--gpu", action="store_true", help="the GPU's cases instead; --gpu --help names their arguments")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--gpu" in given:  # which has arguments of its own
         from bench import gpu
 
-        raise SystemExit(gpu.main(rest + (["--turns", "2"] if args.quick else [])))
-    if rest:
-        parser.error(f"unknown arguments: {' '.join(rest)}")
+        given.remove("--gpu")
+        given = [part for argument in given for part in (["--turns", "2"] if argument == "--quick" else [argument])]
+        raise SystemExit(gpu.main(given))
+    args = parser.parse_args(given)
 
     from bench import cases, report
     from bench.measure import Bench

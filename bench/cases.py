@@ -282,7 +282,7 @@ def ceilings(options: Options) -> Iterator[Case]:
         yield case(f"ceiling-rows-{size >> 20}", title, 1, what="rows", bytes=size)
     yield case("ceiling-copy", "copy of 256 MiB, bytes read and written", 1, what="copy")
     yield case("ceiling-multiply-add", "float32 multiply-adds in cache, operations", 1, what="multiply-add")
-    yield case("ceiling-roots", "float32 1 / (sqrt(v) + eps), elements", 1, what="roots")
+    yield case("ceiling-roots", "float32 sqrt(v) + eps, elements", 1, what="roots")
     for threads in sorted({1, options.threads}):
         yield case(
             f"ceiling-product-{threads}", f"matrix products, operations, threads {threads}", threads, what="gemm"

@@ -34,9 +34,9 @@ def _multiply_add(x, rounds, a, b):  # type: ignore[no-untyped-def]
 
 @_jit
 def _roots(v, out, eps):  # type: ignore[no-untyped-def]
-    """What an Adam step divides by."""
+    """What an Adam step divides by; the division itself can be estimated, the root is the least."""
     for j in range(v.shape[0]):
-        out[j] = np.float32(1) / (np.sqrt(v[j]) + eps)
+        out[j] = np.sqrt(v[j]) + eps
 
 
 class Ceiling(Contender):
