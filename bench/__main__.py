@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="CSV", help="records (default: bench/results/cpu.csv)")
     parser.add_argument("--search", action="store_true", help="search anew for each engine's best settings of (e)")
     parser.add_argument("--report", action="store_true", help="make tables and plots from the records and stop")
-    parser.add_argument("--gpu", action="store_true", help="the GPU's cases instead; --gpu --help names their arguments")
+    parser.add_argument("--gpu", action="store_true",
+                        help="the GPU's cases instead; --gpu --help names their arguments")  # fmt: skip
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--gpu" in given:  # which has arguments of its own
         from bench import gpu
