@@ -8,7 +8,7 @@ from minicf.backends import cupy_gpu
 from tests.cuda import emulator, nvrtc
 
 pytestmark = pytest.mark.skipif(
-    nvrtc.library() is None,
+    nvrtc.load() is None,
     reason="NVRTC is not installed (pip install nvidia-cuda-nvrtc): nothing was compiled for a GPU",
 )
 

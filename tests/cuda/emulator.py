@@ -142,8 +142,8 @@ class Library:
             link = [f for f in FLAGS[self.mode] if f.startswith("-fsanitize=address")]
             _compile([gxx, "-shared", *link, str(kernels_object), str(runtime_object)], shared)
             cu.unlink()
-        self.library = ctypes.CDLL(str(shared))
-        self.launch = self.library.emu_launch
+        self.code = ctypes.CDLL(str(shared))
+        self.launch = self.code.emu_launch
         self.launch.argtypes = [
             ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_size_t, ctypes.c_int,
             ctypes.c_uint64, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t,
@@ -151,7 +151,7 @@ class Library:
 
     def signature(self, name: str) -> list[tuple[str, int, bool]]:
         """For each parameter of a kernel: its type or what it points to, its size, whether it is a pointer."""
-        describe = getattr(self.library, f"describe_{name}")
+        describe = getattr(self.code, f"describe_{name}")
         code, size, pointer = ctypes.c_char_p(), ctypes.c_size_t(), ctypes.c_int()
         out = ctypes.byref(code), ctypes.byref(size), ctypes.byref(pointer)
         count = describe(0, *out)
@@ -165,7 +165,7 @@ class Library:
         """Launch a kernel; `addresses` are those of its arguments, as the driver takes them."""
         arguments = (ctypes.c_void_p * max(len(addresses), 1))(*addresses)
         error = ctypes.create_string_buffer(2000)
-        entry = ctypes.cast(getattr(self.library, f"run_{name}"), ctypes.c_void_p)
+        entry = ctypes.cast(getattr(self.code, f"run_{name}"), ctypes.c_void_p)
         seed = int(os.environ.get("MINICF_EMULATE_SEED", "0"))
         if self.launch(
             entry, ctypes.cast(arguments, ctypes.c_void_p), grid, block, shared_bytes, int(cooperative), seed,

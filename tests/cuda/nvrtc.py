@@ -41,7 +41,7 @@ class Kernel(NamedTuple):
     stack: int
 
 
-def library() -> ctypes.CDLL | None:
+def load() -> ctypes.CDLL | None:
     """NVRTC, from its wheel or the system."""
     places = [Path(p) / "nvidia" for p in sys.path if p]
     found = [f for p in places for f in glob.glob(f"{p}/**/libnvrtc.so.*", recursive=True)]
@@ -56,7 +56,7 @@ def library() -> ctypes.CDLL | None:
 
 def compile_for(architecture: int, options: tuple[str, ...]) -> list[Kernel]:
     """Compile to machine code; what ptxas says of each kernel. Raises RuntimeError with the compiler's words."""
-    nvrtc = library()
+    nvrtc = load()
     assert nvrtc is not None
     program = ctypes.c_void_p()
     arguments = [f"-arch=sm_{architecture}", "-ftz=true", "--ptxas-options=-v", *options]  # -ftz as CuPy adds it

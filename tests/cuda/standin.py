@@ -226,7 +226,7 @@ class Function:
     def __init__(self, library: emulator.Library, name: str, max_threads_per_block: int, cooperative: bool) -> None:
         if name not in library.names:
             raise KeyError(f"no kernel {name}; there are {library.names}")
-        self.library, self.name = library, name
+        self.code, self.name = library, name
         self.signature = library.signature(name)
         self.max_dynamic_shared_size_bytes = 48 << 10
         self.max_threads_per_block = max_threads_per_block
@@ -270,7 +270,7 @@ class Function:
                 addresses.append(held.ctypes.data)
             keep.append(held)
         log.append(("launch", name))
-        self.library.run(name, grid[0], block[0], addresses, shared_mem, cooperative)
+        self.code.run(name, grid[0], block[0], addresses, shared_mem, cooperative)
 
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
         if stream_of_capture:
