@@ -74,17 +74,19 @@ def test_float32(backend, model, optimizer):
     """Two float32 programs that take the same steps round differently, but about equally often.
 
     Both are compared with the float64 run. Their errors are sums of the same number of roundings, amplified by the
-    same training, in another order: their sizes agree to a small factor. Over 256 cases the ratio of the pooled errors
-    was 1.0 in the median and 3.0 at most (SparseAdam, whose lerp spares the rounding of beta2), and that of the worst
-    arrays 3.5 at most. A formula that is off by 1 % would be off by 100 times either bound.
+    same training, in another order. Over these 48 cases the ratio of the pooled errors was 0.7 in the median and 1.2 at
+    most for the compiled backend, whose aim is 2 (the ratio of the worst arrays 1.3 at most). The others round beta2
+    itself, which SparseAdam's lerp spares: 1.0 in the median, 2.6 at most. A formula that is off by 1 % would be off by
+    100 times either bound.
     """
     exact = ours("numpy", model, optimizer, "float64")
     result = ours(backend, model, optimizer, "float32")
     assert {x.dtype for x in result.weights.values()} == {np.dtype("float32")}
     mine, torchs = rounding(result, exact), rounding(twin(model, optimizer, "float32"), exact)
-    assert rms(mine) <= 5 * rms(torchs)
-    assert mine.max() <= 8 * torchs.max()
-    assert 8 * torchs.max() < 2e-3, "the case is too chaotic to say anything"
+    limit = 2 if backend == "numba" else 5
+    assert rms(mine) <= limit * rms(torchs)
+    assert mine.max() <= 2 * limit * torchs.max()
+    assert 10 * torchs.max() < 2e-3, "the case is too chaotic to say anything"
 
 
 @pytest.mark.parametrize("backend", cases.BACKENDS)

@@ -188,7 +188,7 @@ __device__ __forceinline__ void move_row(const Setup& a, const Rates& r, Row& ro
 // each matrix has determinant about `momentum`: the inverse of a long prefix is all rounding error.)
 //
 // Adam without l2: the moments only fade, and what they still move is a sum over the missed steps: (C3) and (C4), which
-// numba_cpu.py derives, take it from a table of (C5), one root and one division a weight however long the gap. Where
+// numba_kernels.py derives, take it from a table of (C5), one root and one division a weight however long the gap. Where
 // (C4) is not exact enough (in the first steps of all, or a.expand is 0), steps are made in registers until it is, or
 // until they stop to change any weight of the row; what is left then is a power of each beta, and the product of the
 // decoupled decay. With l2 every step is made.

@@ -57,12 +57,13 @@ TESTS: dict[str, tuple[str, ...]] = {
     "scoring.py": ("test_topn", "test_recommender", "test_fold_in"),
     "fold_in.py": ("test_fold_in", "test_recommender"),
     "backends/numba_topn.py": ("test_topn",),
+    "backends/numba_kernels.py": ("test_torch_parity", "test_numba", "test_train", "test_model_files"),
     "backends/numba_cpu.py": ("test_torch_parity", "test_numba", "test_train", "test_model_files"),
 }
 """Files of tests in the order in which they are tried."""
 
-COMPILED = ("backends/numba_cpu.py", "backends/numba_topn.py")
-"""Modules whose functions Numba compiles."""
+COMPILED = ("backends/numba_kernels.py", "backends/numba_cpu.py", "backends/numba_topn.py")
+"""Modules whose functions Numba compiles, and the one that calls them."""
 
 LONG = (
     "sabotage", "any_number_of_threads", "float32_rounds", "ctrl_c", "fresh_process", "float32-",
@@ -73,7 +74,8 @@ LONG = (
 
 NOT_INTERPRETED = (
     "_jit", "_run", "_exchange_mxcsr", "_Vector", "_VectorModel", "_address", "_load", "_store", "_splat", "_binary",
-    "_write_as", "_zero", "_sum", "_inverse_root", "_lanes", "_add", "_let_others", "compile", "threads_by_default",
+    "_write_as", "_plus", "_zero", "_sum", "_inverse_root", "_lanes", "_add", "_let_others", "compile",
+    "threads_by_default",
 )  # fmt: skip
 """Functions for which the interpreter has stand-ins, or that serve compiling: only ``--compiled`` tries them."""
 
@@ -93,11 +95,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return list(zip(names, widths[:-1], widths[1:], strict=True))",
     ): "all three are as long by construction; it documents",
     (
-        "backends/numba_cpu.py", "> -> >= #2",
+        "backends/numba_kernels.py", "> -> >= #2",
         "usable = sums[steps, 6] > 1e-200 and beta1 > 0.0",
     ): "with beta1 = 0 the sums are 0, and idle rows do not move: a replay does the same at length",
     (
-        "backends/numba_cpu.py", "users -> items",
+        "backends/numba_kernels.py", "users -> items",
         "score = _zero(users)",
     ): "only the dtype is read, and both tables have the same",
     (
@@ -124,10 +126,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "backends/numba_cpu.py", "1 -> 2",
         "return max(1, min((4 << 20) // batch_size, 1 << 15))",
     ): "how often a call comes back changes no step (test_the_number_of_steps_a_call_does_not_matter)",
-    (
-        "backends/numba_cpu.py", "0.0 -> 1.0 #2",
-        "return keep, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0",
-    ): "what follows is multiplied by the first 0",
     (
         "backends/numba_cpu.py", "0.0 -> 1.0",
         "real(dot.global_mean if dot else 0.0),",
@@ -252,10 +250,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "tiles.py", "left out",
         "del turn",
     ): "frees memory alone",
-    (
-        "backends/numba_cpu.py", "left out",
-        "keep, total, e = real(keep), real(total), real(e)",
-    ): "Numba casts a number to the dtype of the vector that it meets",
     (
         "scoring.py", "<< -> >>",
         "BLOCK_BYTES = 8 << 20",
@@ -701,6 +695,7 @@ def interpret() -> None:
         "_load": load,
         "_store": store,
         "_zero": lambda array: np.zeros(64 // array.itemsize, array.dtype),
+        "_plus": lambda a, b: a + b,
         "_sum": lambda vector: vector.sum(),
         "_inverse_root": lambda v, root, eps: 1 / (np.sqrt(v) * root + eps),
         "operation": None,  # arrays have their own
