@@ -75,15 +75,15 @@ def test_float32(backend, model, optimizer):
 
     Both are compared with the float64 run. Their errors are sums of the same number of roundings, amplified by the
     same training, in another order. Over these 48 cases the ratio of the pooled errors was 0.7 in the median and 1.2 at
-    most for the compiled backend, whose aim is 2 (the ratio of the worst arrays 1.3 at most). The others round beta2
-    itself, which SparseAdam's lerp spares: 1.0 in the median, 2.6 at most. A formula that is off by 1 % would be off by
-    100 times either bound.
+    most for the compiled backend, whose aim is 2 (the ratio of the worst arrays 1.3 at most), and much the same for
+    CUDA. The reference rounds beta2 itself, as the formulas stand, which SparseAdam's lerp spares: 1.0 in the median,
+    2.6 at most. A formula that is off by 1 % would be off by 100 times either bound.
     """
     exact = ours("numpy", model, optimizer, "float64")
     result = ours(backend, model, optimizer, "float32")
     assert {x.dtype for x in result.weights.values()} == {np.dtype("float32")}
     mine, torchs = rounding(result, exact), rounding(twin(model, optimizer, "float32"), exact)
-    limit = 2 if backend == "numba" else 5
+    limit = 5 if backend == "numpy" else 2
     assert rms(mine) <= limit * rms(torchs)
     assert mine.max() <= 2 * limit * torchs.max()
     assert 10 * torchs.max() < 2e-3, "the case is too chaotic to say anything"

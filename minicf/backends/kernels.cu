@@ -146,18 +146,20 @@ __device__ __forceinline__ real warp_sum(real x) {
 }
 
 // --- one weight, one step ------------------------------------------------------------------------------------------
+//
+// Here and below what is near 1 is taken as its difference from 1: float32 holds 0.999 to 1.3e-8 only, which would move
+// every second moment by 1.3e-5 of itself.
 
 // `share` is n_r / B. With g = 0 and share = 0 this is the step of a row that the batch does not name.
 __device__ __forceinline__ void move(const Setup& a, const Rates& r, real& w, real& m, real& v, real g, real decay,
                                      real share) {
     if (DECAY == L2) g += decay * w;                  // (U1)
     if (DECAY == PER_RATING) g += decay * share * w;  // (U2)
-    if (DECAY == DECOUPLED) w *= 1 - r.lr * decay;    // (U3)
+    if (DECAY == DECOUPLED) w -= r.lr * decay * w;    // (U3)
     if (KIND == ADAM) {
-        real b1 = (real)a.beta1, b2 = (real)a.beta2;
-        m = b1 * m + (real)(1 - a.beta1) * g;                    // (U6)
-        v = b2 * v + (real)(1 - a.beta2) * g * g;                // (U7)
-        w -= r.rate * m / (sqrt(v) / r.root + r.eps);            // (U8), (U9)
+        m += (real)(1 - a.beta1) * (g - m);            // (U6)
+        v += (real)(1 - a.beta2) * (g * g - v);        // (U7)
+        w -= r.rate * m / (sqrt(v) / r.root + r.eps);  // (U8), (U9)
     } else if (KIND == MOMENTUM) {
         real mu = (real)a.momentum;
         m = mu * m + g;                            // (U4)
@@ -255,20 +257,24 @@ __device__ __forceinline__ Map product_of(const Setup& a, const Map* products, i
 
 __device__ __forceinline__ void catch_up_linear(const Setup& a, const Map* products, int steps, Row& row, int side,
                                                 int from, int to, int lane) {
-    Map factors = product_of(a, products, steps, side, from, to);
-    Map bias = product_of(a, products, steps, 2 + side, from, to);
+    struct Moved {  // `less` is ww - 1
+        real less, wv, vw, vv;
+    };
+    auto rounded = [](const Map& x) { return Moved{(real)(x.ww - 1), (real)x.wv, (real)x.vw, (real)x.vv}; };
+    const Moved factors = rounded(product_of(a, products, steps, side, from, to));
+    const Moved bias = rounded(product_of(a, products, steps, 2 + side, from, to));
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const Map& map = first_column(c, lane) + i < a.factors ? factors : bias;
+            const Moved& by = first_column(c, lane) + i < a.factors ? factors : bias;
             real w = row.w[c].x[i];
             if (KIND == MOMENTUM) {
                 real v = row.m[c].x[i];
-                row.w[c].x[i] = (real)map.ww * w + (real)map.wv * v;
-                row.m[c].x[i] = (real)map.vw * w + (real)map.vv * v;
+                row.w[c].x[i] = w + (by.less * w + by.wv * v);
+                row.m[c].x[i] = by.vw * w + by.vv * v;
             } else {
-                row.w[c].x[i] = (real)map.ww * w;
+                row.w[c].x[i] = w + by.less * w;
             }
         }
 }
@@ -278,6 +284,12 @@ __device__ __forceinline__ double power(double x, int n) {
     for (; n; n >>= 1, x *= x)
         if (n & 1) result *= x;
     return result;
+}
+
+// x by a factor of which its kind of number holds the beginning only.
+__device__ __forceinline__ real times(real x, double factor) {
+    real most = (real)factor;
+    return most * x + (real)(factor - most) * x;
 }
 
 // (C5) of the steps from one on to the end of the call, the product of f over the steps before, and whether (C4) is
@@ -371,14 +383,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         fades[n] = Fade{power(a.beta1, n), power(a.beta2, n), power(a.beta1 * h, n), min(power(h, n), 1e50)};
 }
 
-struct Sum {  // (C3), (C4) over a range of steps: F, sum A, eps E, C_2 … C_5
-    real keep, total, e, c2, c3, c4, c5;
+struct Sum {  // (C3), (C4) over a range of steps: F - 1, F sum A, eps E, C_2 … C_5
+    real less, total, e, c2, c3, c4, c5;
 };
 
 __device__ __forceinline__ Sum idle_sum(const Setup& a, const Moments& begin, const Moments& end, const Fade& fade) {
     const double keep = end.keep / begin.keep;
     double factor = fade.ratio / keep, m0 = begin.m[0] - factor * end.m[0];
-    if (!(m0 > 0)) return Sum{(real)keep, 0, 1, 0, 0, 0, 0};
+    if (!(m0 > 0)) return Sum{(real)(keep - 1), 0, 1, 0, 0, 0, 0};
     factor *= fade.grow;
     const double e = (begin.m[1] - factor * end.m[1]) / m0, u = 1 / e;
     // In units of e, so that the central moments are of numbers around 1.
@@ -388,7 +400,7 @@ __device__ __forceinline__ Sum idle_sum(const Setup& a, const Moments& begin, co
         factor *= fade.grow, scale *= u;
         n[p] = (begin.m[p] - factor * end.m[p]) * scale;
     }
-    return Sum{(real)keep, (real)m0, (real)(a.eps * e), (real)(n[2] - 1), (real)(n[3] - 3 * n[2] + 2),
+    return Sum{(real)(keep - 1), (real)(keep * m0), (real)(a.eps * e), (real)(n[2] - 1), (real)(n[3] - 3 * n[2] + 2),
                (real)(n[4] - 4 * n[3] + 6 * n[2] - 3), (real)(n[5] - 5 * n[4] + 10 * n[3] - 10 * n[2] + 4)};
 }
 
@@ -406,7 +418,8 @@ __device__ __forceinline__ void catch_up_adam(const Setup& a, const Rates* rates
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 real decay = decay_of(a, side, first_column(c, lane) + i);
-                real before = DECAY == DECOUPLED ? row.w[c].x[i] * (1 - r.lr * decay) : row.w[c].x[i];
+                real before = row.w[c].x[i];
+                if (DECAY == DECOUPLED) before -= r.lr * decay * before;
                 move(a, r, row.w[c].x[i], row.m[c].x[i], row.v[c].x[i], 0, decay, 0);
                 mine |= row.w[c].x[i] != before;
             }
@@ -423,27 +436,29 @@ __device__ __forceinline__ void catch_up_adam(const Setup& a, const Rates* rates
             for (int i = 0; i < 4; ++i) {
                 const Sum& s = first_column(c, lane) + i < a.factors ? f : b;
                 real d = 1 / (sqrt(row.v[c].x[i]) + s.e), x = s.e * d;
-                real series = 1 + x * x * (s.c2 - x * (s.c3 - x * (s.c4 - x * s.c5)));                 // (C4)
-                row.w[c].x[i] = s.keep * (row.w[c].x[i] - row.m[c].x[i] * s.total * d * series);  // (C3)
-                row.m[c].x[i] *= (real)fade.first;                                                // (U6)
-                row.v[c].x[i] *= (real)fade.second;                                               // (U7)
+                real w = row.w[c].x[i], series = 1 + x * x * (s.c2 - x * (s.c3 - x * (s.c4 - x * s.c5)));  // (C4)
+                row.w[c].x[i] = w + (s.less * w - row.m[c].x[i] * s.total * d * series);                   // (C3)
+                row.m[c].x[i] = times(row.m[c].x[i], fade.first);                                          // (U6)
+                row.v[c].x[i] = times(row.v[c].x[i], fade.second);                                         // (U7)
             }
         return;
     }
-    real first = (real)power(a.beta1, to - t), second = (real)power(a.beta2, to - t);
+    double first = power(a.beta1, to - t), second = power(a.beta2, to - t);
     double keep_factors = 1, keep_bias = 1;
     if (DECAY == DECOUPLED)
         for (; t < to; ++t) {
             keep_factors *= 1 - rates[t].lr * a.decay[side];
             keep_bias *= 1 - rates[t].lr * a.decay[2 + side];
         }
+    const real factors_less = (real)(keep_factors - 1), bias_less = (real)(keep_bias - 1);
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            row.w[c].x[i] *= (real)(first_column(c, lane) + i < a.factors ? keep_factors : keep_bias);  // (U3)
-            row.m[c].x[i] *= first;                                                                     // (U6)
-            row.v[c].x[i] *= second;                                                                    // (U7)
+            const real less = first_column(c, lane) + i < a.factors ? factors_less : bias_less;
+            row.w[c].x[i] += less * row.w[c].x[i];         // (U3)
+            row.m[c].x[i] = times(row.m[c].x[i], first);   // (U6)
+            row.v[c].x[i] = times(row.v[c].x[i], second);  // (U7)
         }
 }
 
