@@ -101,6 +101,9 @@ TOLERANCE = 3e-8
 CHUNK = 64
 """Rows that a thread takes to replay at a time."""
 
+_AHEAD = 1024
+"""Ratings of the next batch that are fetched at most: more would push the rows out of the cache."""
+
 TERMS = 6
 """Raw moments M_0 … M_5 of (C5) that a catch-up uses; M_6 bounds the error."""
 
@@ -388,7 +391,7 @@ def _inverse_root(context, vector, root, eps):
     return vector(vector, vector.element, vector.element), generate
 
 
-# --- threads ----------------------------------------------------------------------------------------------------------
+# --- threads and caches -----------------------------------------------------------------------------------------------
 
 
 @intrinsic
@@ -417,6 +420,22 @@ def _let_others(context):
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+@intrinsic
+def _fetch(context, array, index):
+    """Ask for array[index] to be brought into the second cache, and go on."""
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        i8, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), i8)
+        kind = ir.FunctionType(ir.VoidType(), [i8, i32, i32, i32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [place, i32(0), i32(2), i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
 
 
 # --- SGD ------------------------------------------------------------------------------------------------------------
@@ -919,13 +938,23 @@ def _head_error(s, r, ranged, low, high, one):
 
 
 @_inline
-def _dot_pass(W, wu, wi, gu, gi, place_u, place_i, rating, order, lo, batch, mean, ranged, low, high, weight):
-    """(F2) … (F9) and (B9) … (B2) of the dot head, rating by rating; the sum of squared errors."""
+def _dot_pass(
+    W, wu, wi, gu, gi, place_u, place_i, user, item, rating, order, lo, batch, mean, ranged, low, high, weight
+):
+    """(F2) … (F9) and (B9) … (B2) of the dot head, rating by rating; the sum of squared errors.
+
+    Meanwhile the ratings of the next batch are fetched, which lie anywhere in a table that may be larger than any cache.
+    """
     lanes = _lanes(wu)
     real = wu.dtype.type
     total = 0.0
     scale = real(weight * 2.0 / batch)
     for j in range(batch):
+        if j < _AHEAD and lo + batch + j < len(order):
+            ahead = order[lo + batch + j]
+            _fetch(user, ahead)
+            _fetch(item, ahead)
+            _fetch(rating, ahead)
         p, q = place_u[j], place_i[j]
         score = _zero(wu)
         for k in range(0, W, lanes):
@@ -1126,7 +1155,7 @@ def epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
             _begin(W, ni, i_w, i_g, i_count, real(batch), items.share_factors, items.share_bias, ic, io)
             if heads.has_dot:
                 squared[heads.dot_index] = _dot_pass(
-                    W, u_w, i_w, u_g, i_g, u_place, i_place, rating, order, lo, batch,
+                    W, u_w, i_w, u_g, i_g, u_place, i_place, user, item, rating, order, lo, batch,
                     heads.mean, heads.ranged, heads.low, heads.high, heads.weight,
                 )  # fmt: skip
             if NET:

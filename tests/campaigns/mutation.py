@@ -74,7 +74,7 @@ LONG = (
 
 NOT_INTERPRETED = (
     "_jit", "_run", "_exchange_mxcsr", "_Vector", "_VectorModel", "_address", "_load", "_store", "_splat", "_binary",
-    "_write_as", "_plus", "_zero", "_sum", "_inverse_root", "_lanes", "_add", "_let_others", "compile",
+    "_write_as", "_plus", "_zero", "_sum", "_inverse_root", "_lanes", "_add", "_let_others", "_fetch", "compile",
     "threads_by_default",
 )  # fmt: skip
 """Functions for which the interpreter has stand-ins, or that serve compiling: only ``--compiled`` tries them."""
@@ -692,6 +692,7 @@ def interpret() -> None:
         "_lanes": lambda array: 64 // array.itemsize,
         "_add": add,
         "_let_others": lambda: time.sleep(0),
+        "_fetch": lambda array, index: None,
         "_load": load,
         "_store": store,
         "_zero": lambda array: np.zeros(64 // array.itemsize, array.dtype),
