@@ -943,7 +943,7 @@ def _dot_pass(
 ):
     """(F2) … (F9) and (B9) … (B2) of the dot head, rating by rating; the sum of squared errors.
 
-    Meanwhile the ratings of the next batch are fetched, which lie anywhere in a table that may be larger than any cache.
+    Meanwhile the ratings of the next batch are fetched: they lie anywhere in a table that may be larger than any cache.
     """
     lanes = _lanes(wu)
     real = wu.dtype.type
