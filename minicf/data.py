@@ -339,7 +339,7 @@ class Ratings:
         For no rows, unequal lengths, indices outside the vocabulary, ratings that are not finite.
     """
 
-    __slots__ = ("genres", "item", "items", "rating", "timestamp", "titles", "user", "users")
+    __slots__ = ("__weakref__", "genres", "item", "items", "rating", "timestamp", "titles", "user", "users")
 
     user: NDArray[np.int32]
     item: NDArray[np.int32]

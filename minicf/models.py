@@ -71,11 +71,8 @@ class Model:
             draw = rng.key(seed, rng.INIT, stream)
             kind, first, second = self._init_of(name, shape)
             n = math.prod(shape)
-            if kind == "uniform":
-                flat = first + (second - first) * rng.uniform(draw, n)
-            else:
-                flat = first + second * rng.normal(draw, n)
-            weights[name] = flat.reshape(shape)
+            make = rng.uniform if kind == "uniform" else rng.normal
+            weights[name] = make(draw, n, first, second).reshape(shape)
         return weights
 
     def _init_of(self, name: str, shape: tuple[int, ...]) -> tuple[str, float, float]:

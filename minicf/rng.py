@@ -65,32 +65,47 @@ def bits(stream_key: int, index: Any) -> Any:
     -------
     array of uint64, the shape of `index`
     """
-    golden, one = np.uint64(GOLDEN), np.uint64(1)
-    z = np.uint64(stream_key) + (index + one) * golden
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX1)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX2)
-    return z ^ (z >> np.uint64(31))
+    z = index + np.uint64(1)
+    z *= np.uint64(GOLDEN)
+    z += np.uint64(stream_key)
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(_MIX1)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(_MIX2)
+    z ^= z >> np.uint64(31)
+    return z
 
 
-def uniform(stream_key: int, n: int) -> np.ndarray:
-    """`n` float64 numbers, uniform in [0, 1), in steps of 2**-53."""
+def uniform(stream_key: int, n: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    """`n` float64 numbers, uniform in [low, high), in steps of 2**-53 of that range."""
     out = np.empty(n)
     for part in _parts(n):
-        out[part] = _uniform(stream_key, part.start, part.stop)
+        u = _uniform(stream_key, part.start, part.stop)
+        u *= high - low
+        np.add(u, low, out=out[part])
     return out
 
 
-def normal(stream_key: int, n: int) -> np.ndarray:
-    """`n` standard normal float64 numbers, by Box and Muller's transform of two uniforms each."""
+def normal(stream_key: int, n: int, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
+    """`n` normal float64 numbers, by Box and Muller's transform of two uniforms each."""
     out = np.empty(n)
     for part in _parts(n):
-        radius = np.sqrt(-2.0 * np.log1p(-_uniform(stream_key, part.start, part.stop)))
-        out[part] = radius * np.cos(2.0 * np.pi * _uniform(stream_key, n + part.start, n + part.stop))
+        z = _uniform(stream_key, part.start, part.stop)
+        np.log1p(np.negative(z, out=z), out=z)
+        z *= -2.0
+        np.sqrt(z, out=z)
+        turn = _uniform(stream_key, n + part.start, n + part.stop)
+        turn *= 2.0 * np.pi
+        z *= np.cos(turn, out=turn)
+        z *= std
+        np.add(z, mean, out=out[part])
     return out
 
 
 def _uniform(stream_key: int, start: int, stop: int) -> np.ndarray:
-    return (bits(stream_key, np.arange(start, stop, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53
+    z = bits(stream_key, np.arange(start, stop, dtype=np.uint64))
+    z >>= np.uint64(11)
+    return z.view(np.int64) * 2.0**-53  # 53 bits: as a signed number it is the same, and sooner a float64
 
 
 def _parts(n: int) -> list[slice]:

@@ -14,6 +14,8 @@ not wait for one another.
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 
 from minicf import rng
@@ -26,6 +28,8 @@ _TILE = 1024
 """Fewer ratings than this make a tile not worth a thread's while."""
 
 _STRANDS = 4
+
+_KEPT: WeakKeyDictionary[Ratings, Tiles] = WeakKeyDictionary()
 
 
 def count_blocks(n_ratings: int, n_users: int, n_items: int) -> int:
@@ -56,19 +60,21 @@ class Tiles:
         12 bytes a rating, beside the table's own.
     start : array of int64, shape (n_blocks, n_blocks + 1)
         Tile b of round r is rows ``start[r, b]`` to ``start[r, b + 1]``.
+    counts : pair of arrays of int64, shapes (n_users,) and (n_items,)
+        Ratings of each user and of each item.
     """
 
     def __init__(self, ratings: Ratings, n_blocks: int | None = None) -> None:
         n = len(ratings)
         blocks = n_blocks or count_blocks(n, ratings.n_users, ratings.n_items)
-        user_block = _cut(ratings.user_counts(), blocks)
-        item_block = _cut(ratings.item_counts(), blocks)
+        self.n_blocks, self.counts = blocks, (ratings.user_counts(), ratings.item_counts())
+        user_block, item_block = (_cut(counts, blocks) for counts in self.counts)
         turn = item_block[ratings.item].astype(np.int16)
         turn -= user_block[ratings.user]
         turn %= blocks
         round_of = turn.astype(np.uint8)
         del turn
-        self.n_blocks = blocks
+        by_user = bool((ratings.user[1:] >= ratings.user[:-1]).all())  # as most files are
         self.user, self.item = np.empty(n, np.int32), np.empty(n, np.int32)
         self.rating = np.empty(n, np.float32)
         self.start = np.zeros((blocks, blocks + 1), np.int64)
@@ -76,19 +82,27 @@ class Tiles:
         for r in range(blocks):
             rows = np.flatnonzero(round_of == r)
             user = ratings.user[rows]
-            block = user_block[user]
-            by_user = np.lexsort((user, block))
-            sizes = np.bincount(block, minlength=blocks)
-            self.start[r] = at + np.concatenate([[0], np.cumsum(sizes)])
-            order = np.empty(len(rows), np.int64)
-            for b in range(blocks):
-                first, last = self.start[r, b] - at, self.start[r, b + 1] - at
-                order[first:last] = by_user[first + _strands(int(last - first))]
-            rows = rows[order]
+            if not by_user:
+                order = np.argsort(user, kind="stable")
+                rows, user = rows[order], user[order]
+            # A block is a range of users: these follow one another already.
+            sizes = np.bincount(user_block[user], minlength=blocks)
+            ends = np.cumsum(sizes)
+            self.start[r, 0], self.start[r, 1:] = at, at + ends
+            for first, last in zip(ends - sizes, ends, strict=True):
+                rows[first:last] = rows[first:last][_strands(int(last - first))]
             part = slice(at, at + len(rows))
             self.user[part], self.item[part] = ratings.user[rows], ratings.item[rows]
             self.rating[part] = ratings.rating[rows]
             at += len(rows)
+
+    @classmethod
+    def of(cls, ratings: Ratings) -> Tiles:
+        """The tiles of a table, laid out at the first call and kept for as long as the table is."""
+        tiles = _KEPT.get(ratings)
+        if tiles is None:
+            tiles = _KEPT[ratings] = cls(ratings)
+        return tiles
 
     def __len__(self) -> int:
         return len(self.rating)
