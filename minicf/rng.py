@@ -123,17 +123,17 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     -------
     array of int32, shape (n,)
     """
-    low = np.uint64(max(n - 1, 0).bit_length())
+    position_bits = np.uint64((1 << max(n - 1, 0).bit_length()) - 1)
     stream = key(seed, SHUFFLE, 0, epoch)
     keys = np.empty(n, np.uint64)
     for start in range(0, n, _CHUNK):  # so that temporary arrays stay small
         position = np.arange(start, min(start + _CHUNK, n), dtype=np.uint64)
-        keys[start : start + _CHUNK] = ((bits(stream, position) >> low) << low) | position
+        number = bits(stream, position)
+        number &= ~position_bits
+        np.bitwise_or(number, position, out=keys[start : start + _CHUNK])
     keys.sort()
-    order = np.empty(n, np.int32)
-    for start in range(0, n, _CHUNK):
-        order[start : start + _CHUNK] = keys[start : start + _CHUNK] & ((np.uint64(1) << low) - np.uint64(1))
-    return order
+    keys &= position_bits
+    return keys.astype(np.int32)
 
 
 def dropout_threshold(rate: float) -> int:

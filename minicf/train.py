@@ -189,7 +189,6 @@ class Trainer:
         self._position: _SchedulePosition | None = None
         self._callbacks: tuple[Any, ...] = ()
         self._resumed: dict[str, Any] = {}
-        self._tiles: tuple[Ratings, Tiles] | None = None
 
     # --- weights ---------------------------------------------------------------------------------------------
 
@@ -335,10 +334,8 @@ class Trainer:
         if shuffle == "tiles" and self.batch_size != 1:
             raise ValueError(f"shuffle='tiles' goes rating by rating: batch_size must be 1, it is {self.batch_size}")
         position = self._follow(schedule, epochs)
-        counts = (
-            np.bincount(train.user, minlength=train.n_users),
-            np.bincount(train.item, minlength=train.n_items),
-        )
+        tiles = Tiles.of(train) if shuffle == "tiles" else None
+        counts = (train.user_counts(), train.item_counts()) if tiles is None else tiles.counts
         # Checkpoints last, so that they hold what the other callbacks made of the epoch.
         self._callbacks = tuple(sorted(_listed(callbacks), key=lambda callback: isinstance(callback, Checkpoint)))
         self._resume_callbacks()
@@ -347,20 +344,21 @@ class Trainer:
             for callback in self._callbacks:
                 _call(callback, "on_fit_begin", self)
                 ends.callback(_call, callback, "on_fit_end", self)
-            good = program.snapshot()
             with _Interruptible() as interrupted, _bar(epochs * len(train), progress) as bar:
                 for _ in range(epochs):
-                    row = self._train_epoch(program, train, position, shuffle, interrupted, bar, good)
+                    good: Any = program.snapshot()
+                    row = self._train_epoch(program, train, tiles, position, bool(shuffle), interrupted, bar, good)
                     if row is None:
                         break
+                    good = None  # the next one may have its memory
                     row["penalty"] = program.penalty(*counts)
                     if valid is not None:
                         row |= self._validate(valid)
                     self._append(row)
                     if position is not None:
                         position.epochs += 1
-                    good = program.snapshot()
-                    bar.set_postfix_str(f"train {row['train_mse']:.4f} valid {row['valid_mse']:.4f}")
+                    if not bar.disable:
+                        bar.set_postfix_str(f"train {row['train_mse']:.4f} valid {row['valid_mse']:.4f}")
                     stops = [_call(callback, "on_epoch_end", self, dict(row)) for callback in self._callbacks]
                     if any(stops) or interrupted.asked:
                         break
@@ -373,15 +371,15 @@ class Trainer:
         self,
         program: Program,
         train: Ratings,
+        tiles: Tiles | None,
         position: _SchedulePosition | None,
-        shuffle: bool | str,
+        shuffle: bool,
         interrupted: _Interruptible,
         bar: Any,
         good: Any,
     ) -> dict[str, Any] | None:
         """One epoch; None when it was interrupted midway."""
         n = len(train)
-        tiles = self._lay_out(train) if shuffle == "tiles" else None
         if tiles is not None:
             order = tiles.rounds(self.seed, self.epoch)  # a step of this loop is a round
             steps, steps_per_call = tiles.n_blocks, max(1, tiles.n_blocks * _TILED_PER_CALL // n)
@@ -390,11 +388,13 @@ class Trainer:
             order = permutation(self.seed, self.epoch, n) if shuffle else np.arange(n, dtype=np.int32)
             steps, steps_per_call = -(-n // self.batch_size), program.steps_per_call(self.batch_size)
         squared = np.zeros(len(self.model.heads))
-        seconds = 0.0
+        seconds, lr = 0.0, self._lr
         taken = seen = 0  # steps and ratings
         for first in range(0, steps, steps_per_call):
             last = min(first + steps_per_call, steps)
             rates = self._rates(position, first, last, steps)
+            if first == 0:
+                lr = float(np.ravel(rates)[0])
             rows = order[first * self.batch_size : last * self.batch_size]
             begin = time.perf_counter()
             if tiles is not None:
@@ -423,7 +423,7 @@ class Trainer:
         losses = squared / n
         row = {
             "epoch": self.epoch + 1,
-            "lr": float(np.atleast_1d(self._rates(position, 0, 1, steps))[0]),
+            "lr": lr,
             "train_mse": float(losses[self._output_head]),
             "penalty": 0.0,
             "valid_mse": math.nan,
@@ -433,12 +433,6 @@ class Trainer:
         if len(losses) > 1:
             row |= {f"train_mse_{head}": float(x) for head, x in zip(self.model.heads, losses, strict=True)}
         return row
-
-    def _lay_out(self, train: Ratings) -> Tiles:
-        """The ratings in tiles, laid out at the first epoch that asks for them."""
-        if self._tiles is None or self._tiles[0] is not train:
-            self._tiles = train, Tiles(train)
-        return self._tiles[1]
 
     def _append(self, row: dict[str, Any]) -> None:
         self.epoch += 1
@@ -743,8 +737,19 @@ class _Interruptible:
             signal.signal(signal.SIGINT, self._before)
 
 
+class _NoBar:
+    disable = True
+
+    @staticmethod
+    def update(n: int) -> None:
+        """Nothing to show."""
+
+
 @contextlib.contextmanager
 def _bar(total: int, progress: bool | None) -> Iterator[Any]:
+    if progress is False:
+        yield _NoBar
+        return
     from tqdm import tqdm  # not at import: it would slow `import minicf`
 
     disable = None if progress is None else not progress  # None: tqdm is silent off a terminal

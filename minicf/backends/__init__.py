@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 from typing import Any
@@ -16,8 +17,6 @@ _MODULES = {
 _PREFERENCE = ("cupy", "numba", "numpy")
 
 NAMES = tuple(_MODULES)
-
-_told: set[str] = set()  # what was said once
 
 
 def get_backend(name: str = "auto") -> Any:
@@ -37,23 +36,29 @@ def get_backend(name: str = "auto") -> Any:
         The backend was asked for by name and cannot run here; the message says what to install.
     """
     if isinstance(name, str) and name == "auto":
-        reasons: list[str] = []
-        for candidate in _PREFERENCE:
-            module, problem = _load(candidate)
-            if problem is None:
-                log.info("backend %s%s", candidate, f" ({'; '.join(reasons)})" if reasons else "")
-                return module
-            if module is None and problem not in _told:  # not what the machine lacks, but a broken installation
-                _told.add(problem)
-                log.warning("backend %s, which minicf requires, is passed over: %s", candidate, problem)
-            reasons.append(f"no {candidate}: {problem}")
-        raise AssertionError("the NumPy backend is always there")
+        module, said = _fastest(_PREFERENCE)
+        log.info(said)
+        return module
     if not isinstance(name, str) or name not in _MODULES:
         raise ValueError(f"backend is {name!r}; it must be 'auto' or one of {NAMES}")
     module, problem = _load(name)
     if problem is not None:
         raise ImportError(f"backend {name!r} cannot run here: {problem}")
     return module
+
+
+@functools.cache
+def _fastest(preference: tuple[str, ...]) -> tuple[Any, str]:
+    """The first backend that can run, and which it is and why; looked for once, for that takes as long as a fit may."""
+    reasons: list[str] = []
+    for candidate in preference:
+        module, problem = _load(candidate)
+        if problem is None:
+            return module, f"backend {candidate}" + (f" ({'; '.join(reasons)})" if reasons else "")
+        if module is None:  # not what the machine lacks, but a broken installation
+            log.warning("backend %s, which minicf requires, is passed over: %s", candidate, problem)
+        reasons.append(f"no {candidate}: {problem}")
+    raise AssertionError("the NumPy backend is always there")
 
 
 def _load(name: str) -> tuple[Any, str | None]:
