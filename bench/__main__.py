@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="minicf-bench-") as folder:
         if args.search:
             out = args.out or searched
-            search(out, Path(folder), cases.TARGETS, 6 if args.quick else TRIALS, args.threads, options.libmf)
+            within = tuple(target - cases.MARGIN for target in cases.TARGETS)
+            search(out, Path(folder), within, 6 if args.quick else TRIALS, args.threads, options.libmf)
             return
         todo = cases.chosen(options, args.only)
         if args.list:

@@ -163,7 +163,8 @@ def _serve(connection: Any, where: str, task: Task, path: Path) -> None:
         base = _memory("VmRSS")
         it = kind(task, data.load(path))
         connection.send(("ok", {package: metadata.version(package) for package in it.packages}))
-        while (request := connection.recv()) != "stop":
+        while (received := connection.recv()) != "stop":
+            request, *arguments = received
             if request == "facts":
                 peak = _memory("VmHWM")
                 own = peak - base
@@ -174,7 +175,7 @@ def _serve(connection: Any, where: str, task: Task, path: Path) -> None:
                     "memory_mib": peak, "memory_own_mib": own,
                 }  # fmt: skip
             else:
-                answer = getattr(it, request)()
+                answer = getattr(it, request)(*arguments)
             connection.send(("ok", answer))
     except Absent as reason:
         connection.send(("absent", str(reason)))
@@ -214,8 +215,8 @@ class Seat:
         self.ask("prepare")
         return versions
 
-    def ask(self, request: str) -> Any:
-        self.connection.send(request)
+    def ask(self, request: str, *arguments: Any) -> Any:
+        self.connection.send((request, *arguments))
         return self._answer()
 
     def _answer(self) -> Any:

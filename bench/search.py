@@ -1,8 +1,10 @@
 """The search for each engine's best settings of case (e), with the same number of trials for each.
 
-A family of engines computes the same numbers, so that a trial is run once, on minicf, and holds for all: PyTorch and
-JAX take mini-batches as minicf does (case (a) checks it). What differs is the time that a setting takes, and that is
-measured for each engine on its own; so a rival may have other best settings than minicf.
+A trial tells how far a setting comes, which no load of the machine changes. How long it takes is measured afterwards,
+of those that came far enough and are the least work by their sizes, on each engine alike.
+
+Engines that compute the same numbers share their trials, run once, on minicf: PyTorch and JAX take mini-batches as
+minicf does (case (a) checks it). What differs is their time, so that each may have other best settings.
 """
 
 from __future__ import annotations
@@ -10,72 +12,94 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench import data
 from bench.measure import Out, Seat
-from bench.rivals import SEED, Task
-from bench.settings import Setting, draw
-from minicf import Trainer
+from bench.rivals import Task
+from bench.settings import Setting, draw, near
 
-TRIALS = 150
-"""For each family."""
+TRIALS = 240
+"""For each engine: half of them at random, half near the best so far."""
 
-FAMILIES = {
-    "mini-batch": ("minicf", "PyTorch", "JAX"),
-    "per rating": ("minicf",),
-    "Surprise": ("Surprise",),
-    "cornac": ("cornac",),
-    "LIBMF": ("LIBMF",),
-}
-"""Who uses which family's trials. Surprise and cornac take the settings of "per rating", and differ in what they make
-of them. minicf has two families, and half of the trials in each: the budget is the same for everybody."""
+TIMED = 6
+"""For each engine and target, so many settings are timed."""
 
-CANDIDATES = 10
-"""Of the settings that came to a target, so many with the fewest steps are timed on each rival."""
+TURNS = 7
+"""Trainings in a row, whose median is a setting's time."""
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """Trials in one space of settings: who runs them, whose budget they are, and what part of it."""
+
+    family: str
+    contender: str
+    engines: tuple[str, ...]
+    share: float = 1.0
+
+
+HUNTS = (
+    Hunt("per rating", "minicf reach", ("minicf",), 0.5),
+    Hunt("mini-batch", "minicf reach", ("PyTorch", "JAX")),
+    Hunt("plain", "Surprise", ("Surprise",)),
+    Hunt("plain", "cornac", ("cornac",)),
+    Hunt("LIBMF", "LIBMF", ("LIBMF",)),
+)
+"""minicf trains both ways. Its other half are the first of the trials by mini-batches, all of them random."""
 
 
 def search(
     out: Path, folder: Path, targets: tuple[float, ...], trials: int, threads: int, libmf: str,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print, seats: Callable[..., Any] = Seat,
 ) -> None:  # fmt: skip
-    """Run all trials on ml-latest-small and write them to a CSV, with what each takes each engine."""
+    """Run all trials on ml-latest-small, time the most promising, and write all to a CSV.
+
+    Parameters
+    ----------
+    targets : tuple of float
+        What a trial must come to: the targets of the case, less their margin.
+    """
     path = data.stored("movielens", folder)
     rows: list[dict[str, Any]] = []
-    for family in FAMILIES:
+    for hunt in HUNTS:
         begin = time.perf_counter()
-        if family == "LIBMF" and not libmf:
-            continue
-        settings = draw(family if family in ("mini-batch", "LIBMF") else "per rating", trials)
-        if family == "per rating":
-            settings = settings[: trials // 2]
-        for number, setting in enumerate(settings):
-            try:
-                if family in ("mini-batch", "per rating"):
-                    mse, seconds = _own(setting, path, threads)
-                else:
-                    options = {"setting": setting.plain(), "libmf": libmf}
-                    mse, seconds = _rival(family, Task("movielens", threads=threads, options=options), path)
-            except (ArithmeticError, Out) as error:
-                mse = seconds = math.nan
-                say(f"{family} {number}: {error}")
-            for engine in FAMILIES[family]:
-                if engine == "minicf" and number >= trials // 2:
-                    continue  # its half is over; the trial was for the others
-                known = math.nan if engine in ("PyTorch", "JAX") else seconds
-                rows.append({"engine": engine, "trial": number, "mse": mse, "seconds": known} | setting.plain())
-        say(f"{family}: {trials} trials in {time.perf_counter() - begin:.0f} s")
-    for engine in ("PyTorch", "JAX"):
-        begin = time.perf_counter()
-        far = [row for target in targets for row in _fewest_steps(rows, engine, target)]
+        number = round(trials * hunt.share)
+        options = {"libmf": libmf, "setting": draw(hunt.family, np.random.default_rng(0)).plain()}
+        seat = seats(hunt.contender, Task("movielens", threads=threads, options=options), path)
         try:
-            _time(engine, far, threads, path)
-            say(f"{engine}: {len(far)} settings timed in {time.perf_counter() - begin:.0f} s")
+            seat.begin()
+            for trial, (setting, mse) in enumerate(trying(hunt.family, number, targets, seat)):
+                engines = hunt.engines
+                if hunt.family == "mini-batch" and trial < trials // 2:
+                    engines += ("minicf",)
+                rows += [_row(engine, hunt.family, trial, setting, mse) for engine in engines]
+            say(f"{', '.join(hunt.engines)}: {number} trials in {time.perf_counter() - begin:.0f} s")
         except Out as error:
-            say(f"{engine}: {error}")
+            say(f"{', '.join(hunt.engines)}: {error}")
+        finally:
+            seat.close()
+    for engine in dict.fromkeys(row["engine"] for row in rows):
+        begin = time.perf_counter()
+        for row in _promising([row for row in rows if row["engine"] == engine], targets):
+            options = {"libmf": libmf, "setting": setting_of(row).plain()}
+            seat = seats(_CONTENDER[engine], Task("movielens", threads=threads, options=options), path)
+            try:
+                seat.begin()
+                row["timed_mse"] = seat.ask("check")["mse"]
+                row["seconds"] = float(np.median([seat.ask("turn").seconds for _ in range(TURNS)]))
+            except Out as error:
+                say(f"{engine}: {error}")
+            finally:
+                seat.close()
+        say(f"{engine}: the most promising timed in {time.perf_counter() - begin:.0f} s")
+    if not rows:
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -83,73 +107,69 @@ def search(
         writer.writerows(rows)
 
 
-def _own(setting: Setting, path: Path, threads: int) -> tuple[float, float]:
-    """Error and seconds of a setting on minicf; compiling is taken out by a second run."""
-    train, valid = data.load(path).ratings()
-    shuffle: Any = "tiles" if setting.kind == "rating" else True
-
-    def run() -> tuple[Trainer, float]:
-        begin = time.perf_counter()
-        model, optimizer = setting.model(), setting.optimizer()
-        trainer = Trainer(model, optimizer, batch_size=setting.batch, seed=SEED, n_threads=threads)
-        trainer.fit(train, epochs=setting.epochs, schedule=setting.fall(), shuffle=shuffle, progress=False)
-        return trainer, time.perf_counter() - begin
-
-    _, first = run()
-    trainer, second = run()
-    return trainer.evaluate(valid)["mse"], min(first, second)
+_CONTENDER = {"minicf": "minicf reach", "PyTorch": "PyTorch reach", "JAX": "JAX reach"} | {
+    name: name for name in ("Surprise", "cornac", "LIBMF")
+}
 
 
-def _rival(engine: str, task: Task, path: Path) -> tuple[float, float]:
-    seat = Seat(engine, task, path)
-    try:
-        seat.begin()
-        return seat.ask("check")["mse"], seat.ask("turn").seconds
-    finally:
-        seat.close()
+def trying(family: str, trials: int, targets: tuple[float, ...], seat: Any) -> Iterator[tuple[Setting, float]]:
+    """Settings and the errors that they come to: half at random, half near the best for each target in turn.
+
+    The best for a target are those that come to it with the least work; before any does, those that come nearest.
+    """
+    random = np.random.default_rng([0, trials])
+    tried: list[tuple[Setting, float]] = []
+    for trial in range(trials):
+        if trial < trials // 2 or not tried:
+            setting = draw(family, random)
+        else:
+            target = targets[trial % len(targets)]
+            best = sorted(tried, key=lambda one: _rank(*one, target))[:4]
+            setting = near(family, best[int(random.integers(len(best)))][0], random)
+        mse = seat.ask("reached", setting)
+        if math.isfinite(mse):
+            tried.append((setting, mse))
+        yield setting, mse
 
 
-def _time(engine: str, rows: list[dict[str, Any]], threads: int, path: Path) -> None:
-    """Fill in the seconds of those trials that came far enough: steps by the time of a step of their kind."""
-    known: dict[tuple[Any, ...], float] = {}
-    n = len(data.load(path).user)
-    for row in rows:
-        setting = Setting(**{f.name: row[f.name] for f in fields(Setting)})
-        kind = setting.kind, setting.batch, setting.k, setting.ranged
-        if kind not in known:
-            model, optimizer = setting.model(), setting.optimizer()
-            seat = Seat(engine, Task("movielens", 0, model, optimizer, setting.batch, threads=threads), path)
-            try:
-                seat.begin()
-                seat.ask("warm")
-                turns = [seat.ask("turn") for _ in range(2)]
-            finally:
-                seat.close()
-            known[kind] = min(turn.seconds / turn.ratings for turn in turns)
-        row["seconds"] = known[kind] * n * setting.epochs
+def _rank(setting: Setting, mse: float, target: float) -> tuple[float, float]:
+    """The lower the better."""
+    return (0.0, setting.work()) if mse <= target else (1.0, mse)
 
 
-def _fewest_steps(rows: list[dict[str, Any]], engine: str, target: float) -> list[dict[str, Any]]:
-    able = [row for row in rows if row["engine"] == engine and row["mse"] <= target]
-    return sorted(able, key=lambda row: row["epochs"] / row["batch"])[:CANDIDATES]
+def _row(engine: str, family: str, trial: int, setting: Setting, mse: float) -> dict[str, Any]:
+    known = {"engine": engine, "family": family, "trial": trial, "mse": mse}
+    return known | {"timed_mse": math.nan, "seconds": math.nan} | setting.plain()
+
+
+def _promising(rows: list[dict[str, Any]], targets: tuple[float, ...]) -> list[dict[str, Any]]:
+    """For each target the settings that come to it with the least work, as many of each family."""
+    families = dict.fromkeys(row["family"] for row in rows)
+    found = {}
+    for target in targets:
+        for family in families:
+            able = [row for row in rows if row["family"] == family and row["mse"] <= target]
+            able.sort(key=lambda row: setting_of(row).work())
+            found |= {id(row): row for row in able[: TIMED // len(families)]}
+    return list(found.values())
 
 
 def best(path: Path, target: float) -> dict[str, Setting]:
-    """Each engine's setting with the least seconds of those that came to the target."""
+    """Each engine's setting with the least seconds of those that came to the target, in the trial and when timed."""
     if not path.is_file():
         return {}
     found: dict[str, tuple[float, Setting]] = {}
     with open(path, newline="") as file:
         for row in csv.DictReader(file):
-            mse, seconds = float(row["mse"]), float(row["seconds"])
+            mse, seconds = max(float(row["mse"]), float(row["timed_mse"])), float(row["seconds"])
             if mse <= target and seconds < found.get(row["engine"], (math.inf,))[0]:
-                found[row["engine"]] = seconds, _setting(row)
+                found[row["engine"]] = seconds, setting_of(row)
     return {engine: setting for engine, (_, setting) in found.items()}
 
 
-def _setting(row: dict[str, str]) -> Setting:
+def setting_of(row: dict[str, Any]) -> Setting:
     """The setting in a row of the CSV."""
     whole = {name: int(row[name]) for name in ("batch", "k", "epochs")}
     lr, decay, spread = (float(row[name]) for name in ("lr", "decay", "spread"))
-    ranged = row["ranged"] == "True"
+    ranged = str(row["ranged"]) == "True"
     return Setting(row["kind"], lr, decay, ranged=ranged, schedule=row["schedule"], spread=spread, **whole)

@@ -1,8 +1,9 @@
-"""Settings of a training to an error, and how they are drawn in a search."""
+"""Settings of a training to an error, and how a search draws them: at random, or near a good one."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ class Setting:
     schedule : a name in `SCHEDULES`
         Over all of the epochs.
     spread : float
-        Factors start normally distributed with this standard deviation.
+        The standard deviation of the weights at the start: normally distributed in Surprise, evenly elsewhere. cornac
+        and LIBMF have their own.
     """
 
     kind: str
@@ -50,7 +52,8 @@ class Setting:
     spread: float = 0.05
 
     def model(self) -> Model:
-        init = ("normal", 0.0, self.spread)
+        edge = math.sqrt(3.0) * self.spread
+        init = ("uniform", -edge, edge)
         if self.ranged:
             return DotBias(self.k, rating_range=(0.5, 5.0), init=init)
         return DotBias(self.k, init=init, global_mean=MEAN)
@@ -72,6 +75,13 @@ class Setting:
         """The learning rate of every step of the training, with `steps` steps an epoch."""
         return self.lr * self.fall().factor(np.arange(self.epochs * steps) / steps)
 
+    def work(self) -> float:
+        """About how long it takes, in a unit of its own for each kind, by its sizes alone: no clock steers a search."""
+        row = 16 + self.k  # what a rating costs at K = 0 is about what 16 factors cost
+        if self.kind == "rating":
+            return self.epochs * row
+        return self.epochs / self.batch * (2048 + self.batch) * row  # a step costs about what 2,048 ratings cost
+
     def text(self) -> str:
         """In one line, for the record."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -81,28 +91,87 @@ class Setting:
         return asdict(self)
 
 
-def draw(family: str, trials: int, seed: int = 0) -> list[Setting]:
-    """Settings at random: the same for every engine of a family ("mini-batch", "per rating" or "LIBMF")."""
-    random = np.random.default_rng([seed, len(family)])
+FAMILIES = ("mini-batch", "per rating", "plain", "LIBMF")
+"""Spaces to search: engines by mini-batches; minicf a rating at a time; Surprise and cornac, which know one learning
+rate for all of a training; LIBMF, whose rates adapt to each row, and start higher."""
 
-    def log(low: float, high: float) -> float:
-        return float(f"{np.exp(random.uniform(np.log(low), np.log(high))):.3g}")
+FACTORS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+BATCHES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+KINDS = ("adam", "adamw", "sgd")
 
-    settings = []
-    for _ in range(trials):
-        k, epochs = int(random.choice([8, 16, 32, 48, 64])), int(random.integers(1, 11))
-        spread, ranged = log(0.01, 0.1), bool(random.random() < 0.5)
-        if family != "mini-batch":
-            # LIBMF's rates adapt to each row, and start higher.
-            lr, decay = (log(0.02, 0.3), log(0.02, 0.4)) if family == "LIBMF" else (log(0.003, 0.08), log(0.01, 0.2))
-            epochs, schedule, kind, batch = 4 * epochs, str(random.choice(list(SCHEDULES))), "rating", 1
-            settings.append(Setting(kind, lr, decay, batch, k, epochs, False, schedule, spread))
-            continue
-        kind = str(random.choice(["adam", "adamw", "sgd"]))
-        batch = int(random.choice([32, 64, 128, 256, 512, 1024]))
-        larger = (batch / 64) ** 0.5  # the usual rule of thumb: a rate grows with the root of the batch
-        lr = larger * (log(0.02, 0.5) if kind == "sgd" else log(0.001, 0.03))
-        decay = log(0.003, 1.0) if kind == "adamw" else log(3e-5, 2e-3)
-        schedule = str(random.choice(list(SCHEDULES)))
-        settings.append(Setting(kind, float(f"{lr:.3g}"), decay, batch, k, epochs, ranged, schedule, spread))
-    return settings
+RATES: dict[str, tuple[float, float]] = {
+    "adam": (0.0005, 0.05), "adamw": (0.0005, 0.05), "sgd": (0.01, 0.8),
+    "per rating": (0.002, 0.15), "plain": (0.0005, 0.08), "LIBMF": (0.01, 0.4),
+}  # fmt: skip
+"""By kind of mini-batch training (at batch 64) or family: lowest and highest learning rate."""
+DECAYS: dict[str, tuple[float, float]] = {
+    "adam": (1e-5, 2e-3), "adamw": (0.003, 1.0), "sgd": (1e-5, 2e-3),
+    "per rating": (0.005, 0.2), "plain": (0.005, 0.2), "LIBMF": (0.01, 0.4),
+}  # fmt: skip
+SPREADS = (0.003, 0.1)
+
+
+def most_epochs(family: str) -> int:
+    """Mini-batch training, with momentum or Adam, has come to its end sooner."""
+    return 16 if family == "mini-batch" else 48
+
+
+def draw(family: str, random: np.random.Generator) -> Setting:
+    """A setting at random."""
+    minibatch = family == "mini-batch"
+    kind = str(random.choice(KINDS)) if minibatch else "rating"
+    batch = int(random.choice(BATCHES)) if minibatch else 1
+    k, epochs = int(random.choice(FACTORS)), round(_log(random, 1, most_epochs(family)))
+    row = kind if minibatch else family
+    larger = (batch / 64) ** 0.5 if minibatch else 1.0  # a rule of thumb: a rate grows with the root of the batch
+    lr, decay = larger * _log(random, *RATES[row]), _log(random, *DECAYS[row])
+    ranged = minibatch and bool(random.random() < 0.5)
+    schedule, spread = _schedule(family, random), _log(random, *SPREADS)
+    return _rounded(Setting(kind, lr, decay, batch, k, epochs, ranged, schedule, spread))
+
+
+def near(family: str, setting: Setting, random: np.random.Generator) -> Setting:
+    """A setting near another: the rate is changed, each other number with probability 1/2, each choice with 1/8."""
+
+    def half() -> bool:
+        return bool(random.random() < 0.5)
+
+    def some() -> bool:
+        return bool(random.random() < 0.125)
+
+    def by(value: float, spread: float) -> float:
+        return float(value * np.exp(spread * random.standard_normal()))
+
+    def step(values: tuple[int, ...], value: int) -> int:
+        at = values.index(value) + (int(random.choice([-1, 1])) if half() else 0)
+        return values[min(max(at, 0), len(values) - 1)]
+
+    longer = int(random.choice([-1, 1])) * round(_log(random, 1, 1 + setting.epochs / 3)) if half() else 0
+    changed = replace(
+        setting,
+        lr=by(setting.lr, 0.3),
+        decay=by(setting.decay, 0.5) if half() else setting.decay,
+        spread=by(setting.spread, 0.5) if half() else setting.spread,
+        k=step(FACTORS, setting.k),
+        epochs=min(max(1, setting.epochs + longer), most_epochs(family)),
+        schedule=_schedule(family, random) if some() else setting.schedule,
+    )
+    if family == "mini-batch":
+        batch = step(BATCHES, setting.batch)
+        lr = changed.lr * (batch / setting.batch) ** 0.5
+        changed = replace(changed, batch=batch, lr=lr, ranged=setting.ranged != some())
+    return _rounded(changed)
+
+
+def _log(random: np.random.Generator, low: float, high: float) -> float:
+    """Evenly distributed on a logarithmic scale."""
+    return float(np.exp(random.uniform(np.log(low), np.log(high))))
+
+
+def _schedule(family: str, random: np.random.Generator) -> str:
+    return str(random.choice(list(SCHEDULES))) if family in ("mini-batch", "per rating") else "constant"
+
+
+def _rounded(setting: Setting) -> Setting:
+    """With numbers of three digits, as they are written down."""
+    return replace(setting, **{name: float(f"{getattr(setting, name):.3g}") for name in ("lr", "decay", "spread")})
