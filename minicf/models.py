@@ -9,7 +9,7 @@ are those of `ops.py`, where each operation is derived.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -60,10 +60,13 @@ class Model:
         """Names and shapes of all weights, in the order in which they are listed and initialised."""
         raise NotImplementedError
 
-    def init_weights(self, n_users: int, n_items: int, seed: int = 0) -> dict[str, np.ndarray]:
+    def init_weights(
+        self, n_users: int, n_items: int, seed: int = 0, uniform: Callable[..., np.ndarray] = rng.uniform
+    ) -> dict[str, np.ndarray]:
         """Initial weights in float64, a function of the seed and the weight's position in the list alone.
 
-        Tables follow `init`; dense layers follow `dense_init` of the net that they belong to.
+        Tables follow `init`; dense layers follow `dense_init` of the net that they belong to. A backend may have its
+        own `uniform`, of the same numbers.
         """
         weights = {}
         shapes = self.shapes(check_whole("n_users", n_users, 1), check_whole("n_items", n_items, 1))
@@ -71,7 +74,7 @@ class Model:
             draw = rng.key(seed, rng.INIT, stream)
             kind, first, second = self._init_of(name, shape)
             n = math.prod(shape)
-            make = rng.uniform if kind == "uniform" else rng.normal
+            make = uniform if kind == "uniform" else rng.normal
             weights[name] = make(draw, n, first, second).reshape(shape)
         return weights
 

@@ -233,7 +233,8 @@ class Trainer:
                     f"the given weights are for {users} users and {items} items, "
                     f"the ratings have {n_users} and {n_items}"
                 )
-            start = self.model.init_weights(n_users, n_items, self.seed) | self._given
+            uniform = getattr(self._backend, "uniform", rng.uniform)  # compiled where there is such, of the same bits
+            start = self.model.init_weights(n_users, n_items, self.seed, uniform) | self._given
             self._program = self._backend.compile(
                 self.model, self.optimizer, start, self.seed, self.dtype, self.n_threads
             )

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ import pytest
 
 from bench import cases, data, measure, report, search, settings
 from bench.measure import Case, Record
-from bench.rivals import CONTENDERS, Task
+from bench.rivals import CONTENDERS, Task, Turn
 from bench.rivals.minicf_itself import MiniCF
 from bench.rivals.per_rating import write_text
 from minicf import SGD, DotBias, Trainer
@@ -246,17 +246,91 @@ def test_cases_are_chosen_by_name_beginning_or_group():
         cases.chosen(options, ["sdg"])
 
 
-def test_settings_are_drawn_alike_every_time_and_can_be_built():
-    drawn = settings.draw("mini-batch", 40)
-    assert drawn == settings.draw("mini-batch", 40)
-    assert drawn[:10] == settings.draw("mini-batch", 10)
-    assert {s.kind for s in drawn} == {"adam", "adamw", "sgd"}
-    for setting in (*drawn, *settings.draw("per rating", 10)):
+@pytest.mark.parametrize("family", settings.FAMILIES)
+def test_settings_are_drawn_alike_every_time_and_can_be_built(family):
+    def some() -> list[settings.Setting]:
+        random = np.random.default_rng(3)
+        drawn = [settings.draw(family, random) for _ in range(40)]
+        return drawn + [settings.near(family, setting, random) for setting in drawn]
+
+    drawn = some()
+    assert drawn == some()
+    assert len(set(drawn)) == len(drawn)
+    assert {s.kind for s in drawn} == ({"adam", "adamw", "sgd"} if family == "mini-batch" else {"rating"})
+    assert len({s.schedule for s in drawn}) == (3 if family in ("mini-batch", "per rating") else 1)
+    for setting in drawn:
+        assert 1 <= setting.epochs <= settings.most_epochs(family)
+        assert setting.k in settings.FACTORS
+        assert setting.batch in settings.BATCHES or setting.kind == "rating"
         rates = setting.rates(7)
         assert rates.shape == (7 * setting.epochs,)
         assert rates.max() <= setting.lr * (1 + 1e-12)
         assert setting.model().n_factors == setting.k
         assert setting.optimizer().lr == setting.lr
+        weights = setting.model().init_weights(400, 300)["user_factors"]
+        assert weights.std() == pytest.approx(setting.spread, rel=0.1)  # of 400 numbers and more
+        assert search.setting_of({name: str(value) for name, value in setting.plain().items()}) == setting
+
+
+def test_more_epochs_factors_or_steps_are_more_work():
+    for kind, batch in (("adam", 64), ("rating", 1)):
+        setting = settings.Setting(kind, 0.01, 1e-4, batch, 8, 4)
+        assert replace(setting, epochs=5).work() > setting.work()
+        assert replace(setting, k=9).work() > setting.work()
+    setting = settings.Setting("adam", 0.01, 1e-4, 64, 8, 4)
+    assert replace(setting, batch=32).work() > setting.work()
+
+
+class FakeSeat:
+    """An engine whose error falls with the epochs, is lowest at a rate of 0.05, and is not a number above 0.13."""
+
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+    def __init__(self, contender: str, task: Any, path: Path) -> None:
+        self.contender, self.setting = contender, settings.Setting(**task.options["setting"])
+
+    def begin(self) -> None:
+        if self.contender == "LIBMF":
+            raise measure.Out("absent: no build of it")
+
+    def ask(self, request: str, *arguments: Any) -> Any:
+        self.asked.append((self.contender, request))
+        setting = arguments[0] if arguments else self.setting
+        mse = 0.7 + 0.2 / (1 + setting.epochs) + 0.05 * np.log(setting.lr / 0.05) ** 2
+        if request == "turn":
+            return Turn(0.001 * setting.work() * (3 if setting.spread > 0.02 else 1), 1)
+        return {"mse": mse} if request == "check" else math.nan if setting.lr > 0.13 else mse
+
+    def close(self) -> None:
+        self.asked.append((self.contender, "close"))
+
+
+def test_a_search_gives_every_engine_as_many_trials_and_times_what_came_far_enough(tmp_path):
+    out, said = tmp_path / "search.csv", []
+    FakeSeat.asked.clear()
+    search.search(out, tmp_path, (0.8, 0.75), 40, 1, "", said.append, FakeSeat)
+    found = pd.read_csv(out)
+    assert dict(found.engine.value_counts()) == dict.fromkeys(["minicf", "PyTorch", "JAX", "Surprise", "cornac"], 40)
+    assert "LIBMF: absent: no build of it" in said
+    shared = {engine: found[found.engine == engine].drop(columns=["engine", "seconds", "timed_mse"]).values.tolist()
+              for engine in ("PyTorch", "JAX", "Surprise", "cornac")}  # fmt: skip
+    assert str(shared["PyTorch"]) == str(shared["JAX"])
+    own = found[found.engine == "minicf"]
+    assert dict(own.family.value_counts()) == {"per rating": 20, "mini-batch": 20}
+    assert str(own[own.family == "mini-batch"].lr.tolist()) == str(found[found.engine == "JAX"].lr.tolist()[:20])
+    timed = found[found.seconds.notna()]
+    assert (timed.mse <= 0.8).all()
+    assert set(timed.engine) == set(found.engine)
+    assert timed.engine.value_counts().max() <= 2 * search.TIMED
+    # What is chosen is the fastest that was timed, and near the best trials there are better ones.
+    for engine, setting in search.best(out, 0.8).items():
+        able = timed[timed.engine == engine]
+        assert setting == search.setting_of(able.loc[able.seconds.idxmin()].to_dict())
+    for engine in ("PyTorch", "Surprise"):
+        trials = found[found.engine == engine]
+        assert trials.mse[trials.trial >= 20].median() < trials.mse[trials.trial < 20].median()
+    closed = [contender for contender, request in FakeSeat.asked if request == "close"]
+    assert len(closed) == len(search.HUNTS) + len(timed)
 
 
 def write_trials(path: Path) -> None:
@@ -266,7 +340,8 @@ def write_trials(path: Path) -> None:
         for engine in ("minicf", "PyTorch"):
             setting = settings.Setting("adam", 0.01, 1e-4, 64, 8, trial + 1, ranged=trial == 2)
             slower = 10 if engine == "PyTorch" else 1
-            rows.append({"engine": engine, "trial": trial, "mse": mse, "seconds": slower * seconds} | setting.plain())
+            known = {"engine": engine, "trial": trial, "mse": mse, "timed_mse": mse, "seconds": slower * seconds}
+            rows.append(known | setting.plain())
     pd.DataFrame(rows).to_csv(path, index=False)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -373,6 +375,28 @@ def ratings() -> Ratings:
     return load_movielens()
 
 
+def test_tiles_are_kept_as_long_as_their_ratings(ratings):
+    few = ratings.take(np.arange(3000))
+    tiles = Tiles.of(few)
+    assert Tiles.of(few) is tiles
+    assert Tiles.of(ratings.take(np.arange(3000))) is not tiles  # equal, and another table
+    for counts, index in zip(tiles.counts, (few.user, few.item), strict=True):
+        np.testing.assert_array_equal(counts, np.bincount(index, minlength=len(counts)))
+    gone = weakref.ref(tiles)
+    del few, tiles
+    gc.collect()
+    assert gone() is None
+
+
+def test_tiles_do_not_depend_on_the_order_of_users(ratings):
+    """A table that is in the order of its users is laid out without sorting, to the same tiles."""
+    shuffled = ratings.take(np.random.default_rng(0).permutation(len(ratings)))
+    ordered = shuffled.take(np.argsort(shuffled.user, kind="stable"))
+    a, b = Tiles(shuffled), Tiles(ordered)
+    for name in ("user", "item", "rating", "start"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
 def test_tiles_hold_every_rating_once_and_share_no_rows(ratings):
     tiles = Tiles(ratings)
     assert tiles.n_blocks == 8
@@ -550,6 +574,22 @@ def test_divergence_in_tiles_keeps_the_last_good_weights(ratings):
     assert caught.value.lr == 100.0
     for name, value in trainer.weights.items():
         np.testing.assert_array_equal(value, good[name])
+
+
+@pytest.mark.parametrize("model", [Dot(5), DotBias(5), DotBias(40), Net(5, hidden=(4,))])
+@pytest.mark.parametrize("decay", ["l2", "per_rating", "decoupled"])
+def test_the_penalty_is_the_references(model, decay):
+    random = np.random.default_rng(0)
+    weights = {name: random.normal(size=shape) for name, shape in model.shapes(50, 70).items()}
+    counts = random.integers(0, 9, 50), random.integers(0, 9, 70)
+    decays = {name: 0.1 * (1 + i) for i, name in enumerate(weights) if i != 1}  # one of them has none
+    for weight_decay in (0.3, decays, {}):
+        optimizer = SGD(0.1, weight_decay=weight_decay, decay=decay)
+        exact = base.compile(model, optimizer, weights, dtype="float64").penalty(*counts)
+        assert (exact > 0) == (decay != "decoupled" and weight_decay != {})
+        for dtype, tolerance in (("float64", 1e-13), ("float32", 1e-6)):  # some roundings of either kind
+            penalty = numba_cpu.compile(model, optimizer, weights, dtype=dtype).penalty(*counts)
+            assert penalty == pytest.approx(exact, rel=tolerance)
 
 
 # --- the rest -----------------------------------------------------------------------------------------------------

@@ -88,6 +88,21 @@ def test_uniform_fills_the_unit_interval_evenly():
     assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 5 / np.sqrt(n)
 
 
+def test_numbers_are_drawn_in_a_range_and_at_a_scale():
+    key, n = rng.key(3, rng.INIT), 10_000  # more than a piece
+    np.testing.assert_array_equal(rng.uniform(key, n, -0.3, 0.5), -0.3 + (0.5 - -0.3) * rng.uniform(key, n))
+    np.testing.assert_array_equal(rng.normal(key, n, 2.0, 0.5), 2.0 + 0.5 * rng.normal(key, n))
+    assert rng.normal(key, 3, 2.0, 0.0).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_compiled_numbers_are_the_same_to_the_last_bit():
+    numba_passes = pytest.importorskip("minicf.backends.numba_passes", exc_type=ImportError)
+    for n, low, high in ((1, 0.0, 1.0), (7, -0.01, 0.01), (20_000, 0.3, 5.7)):
+        for stream in range(3):
+            key = rng.key(n, rng.INIT, stream)
+            np.testing.assert_array_equal(numba_passes.uniform(key, n, low, high), rng.uniform(key, n, low, high))
+
+
 def test_normal_has_the_moments_of_a_standard_normal():
     n = 40_000
     z = rng.normal(rng.key(3, rng.INIT), n)
