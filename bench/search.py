@@ -66,38 +66,26 @@ def search(
         What a trial must come to: the targets of the case, less their margin.
     """
     path = data.stored("movielens", folder)
+
+    def seated(contender: str, setting: Setting) -> Any:
+        return seats(contender, Task("movielens", threads=threads, options=_options(setting, libmf)), path)
+
     rows: list[dict[str, Any]] = []
     for hunt in HUNTS:
-        begin = time.perf_counter()
-        number = round(trials * hunt.share)
-        options = {"libmf": libmf, "setting": draw(hunt.family, np.random.default_rng(0)).plain()}
-        seat = seats(hunt.contender, Task("movielens", threads=threads, options=options), path)
+        begin, engines = time.perf_counter(), ", ".join(hunt.engines)
         try:
-            seat.begin()
-            for trial, (setting, mse) in enumerate(trying(hunt.family, number, targets, seat)):
-                engines = hunt.engines
-                if hunt.family == "mini-batch" and trial < trials // 2:
-                    engines += ("minicf",)
-                rows += [_row(engine, hunt.family, trial, setting, mse) for engine in engines]
-            say(f"{', '.join(hunt.engines)}: {number} trials in {time.perf_counter() - begin:.0f} s")
+            rows += _trials(hunt, trials, targets, seated)
+            say(f"{engines}: {round(trials * hunt.share)} trials in {time.perf_counter() - begin:.0f} s")
         except Out as error:
-            say(f"{', '.join(hunt.engines)}: {error}")
-        finally:
-            seat.close()
+            say(f"{engines}: {error}")
     for engine in dict.fromkeys(row["engine"] for row in rows):
-        begin = time.perf_counter()
-        for row in _promising([row for row in rows if row["engine"] == engine], targets):
-            options = {"libmf": libmf, "setting": setting_of(row).plain()}
-            seat = seats(_CONTENDER[engine], Task("movielens", threads=threads, options=options), path)
+        begin, promising = time.perf_counter(), _promising([row for row in rows if row["engine"] == engine], targets)
+        for row in promising:
             try:
-                seat.begin()
-                row["timed_mse"] = seat.ask("check")["mse"]
-                row["seconds"] = float(np.median([seat.ask("turn").seconds for _ in range(TURNS)]))
+                _time(row, seated)
             except Out as error:
                 say(f"{engine}: {error}")
-            finally:
-                seat.close()
-        say(f"{engine}: the most promising timed in {time.perf_counter() - begin:.0f} s")
+        say(f"{engine}: {len(promising)} settings timed in {time.perf_counter() - begin:.0f} s")
     if not rows:
         return
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +93,37 @@ def search(
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _options(setting: Setting, libmf: str) -> dict[str, Any]:
+    return {"setting": setting.plain(), "libmf": libmf}
+
+
+def _trials(hunt: Hunt, trials: int, targets: tuple[float, ...], seated: Callable[..., Any]) -> list[dict[str, Any]]:
+    """A row for each trial and each engine that it holds for."""
+    rows: list[dict[str, Any]] = []
+    seat = seated(hunt.contender, draw(hunt.family, np.random.default_rng(0)))
+    try:
+        seat.begin()
+        for trial, (setting, mse) in enumerate(trying(hunt.family, round(trials * hunt.share), targets, seat)):
+            engines = hunt.engines
+            if hunt.family == "mini-batch" and trial < trials // 2:
+                engines += ("minicf",)
+            rows += [_row(engine, hunt.family, trial, setting, mse) for engine in engines]
+    finally:
+        seat.close()
+    return rows
+
+
+def _time(row: dict[str, Any], seated: Callable[..., Any]) -> None:
+    """Fill in what a setting takes its engine, and where that training comes to."""
+    seat = seated(_CONTENDER[row["engine"]], setting_of(row))
+    try:
+        seat.begin()
+        row["timed_mse"] = seat.ask("check")["mse"]
+        row["seconds"] = float(np.median([seat.ask("turn").seconds for _ in range(TURNS)]))
+    finally:
+        seat.close()
 
 
 _CONTENDER = {"minicf": "minicf reach", "PyTorch": "PyTorch reach", "JAX": "JAX reach"} | {
@@ -124,7 +143,7 @@ def trying(family: str, trials: int, targets: tuple[float, ...], seat: Any) -> I
             setting = draw(family, random)
         else:
             target = targets[trial % len(targets)]
-            best = sorted(tried, key=lambda one: _rank(*one, target))[:4]
+            best = sorted(tried, key=lambda one: _rank(one[0], one[1], target))[:4]
             setting = near(family, best[int(random.integers(len(best)))][0], random)
         mse = seat.ask("reached", setting)
         if math.isfinite(mse):
@@ -145,7 +164,7 @@ def _row(engine: str, family: str, trial: int, setting: Setting, mse: float) -> 
 def _promising(rows: list[dict[str, Any]], targets: tuple[float, ...]) -> list[dict[str, Any]]:
     """For each target the settings that come to it with the least work, as many of each family."""
     families = dict.fromkeys(row["family"] for row in rows)
-    found = {}
+    found: dict[int, dict[str, Any]] = {}
     for target in targets:
         for family in families:
             able = [row for row in rows if row["family"] == family and row["mse"] <= target]

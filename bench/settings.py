@@ -174,4 +174,5 @@ def _schedule(family: str, random: np.random.Generator) -> str:
 
 def _rounded(setting: Setting) -> Setting:
     """With numbers of three digits, as they are written down."""
-    return replace(setting, **{name: float(f"{getattr(setting, name):.3g}") for name in ("lr", "decay", "spread")})
+    lr, decay, spread = (float(f"{x:.3g}") for x in (setting.lr, setting.decay, setting.spread))
+    return replace(setting, lr=lr, decay=decay, spread=spread)

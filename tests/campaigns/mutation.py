@@ -57,6 +57,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "scoring.py": ("test_topn", "test_recommender", "test_fold_in"),
     "fold_in.py": ("test_fold_in", "test_recommender"),
     "backends/numba_topn.py": ("test_topn",),
+    "backends/numba_passes.py": ("test_rng", "test_numba"),
     "backends/numba_kernels.py": ("test_torch_parity", "test_numba", "test_train", "test_model_files"),
     "backends/numba_cpu.py": ("test_torch_parity", "test_numba", "test_train", "test_model_files"),
 }
