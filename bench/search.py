@@ -36,22 +36,21 @@ TURNS = 7
 
 @dataclass(frozen=True)
 class Hunt:
-    """Trials in one space of settings: who runs them, whose budget they are, and what part of it."""
+    """Trials in one space of settings: who runs them, and for whom they hold."""
 
     family: str
     contender: str
     engines: tuple[str, ...]
-    share: float = 1.0
 
 
 HUNTS = (
-    Hunt("per rating", "minicf reach", ("minicf",), 0.5),
+    Hunt("per rating", "minicf reach", ("minicf",)),
     Hunt("mini-batch", "minicf reach", ("PyTorch", "JAX")),
     Hunt("plain", "Surprise", ("Surprise",)),
     Hunt("plain", "cornac", ("cornac",)),
     Hunt("LIBMF", "LIBMF", ("LIBMF",)),
 )
-"""minicf trains both ways. Its other half are the first of the trials by mini-batches, all of them random."""
+"""minicf trains both ways, and spends its trials on the faster one."""
 
 
 def search(
@@ -75,7 +74,7 @@ def search(
         begin, engines = time.perf_counter(), ", ".join(hunt.engines)
         try:
             rows += _trials(hunt, trials, targets, seated)
-            say(f"{engines}: {round(trials * hunt.share)} trials in {time.perf_counter() - begin:.0f} s")
+            say(f"{engines}: {trials} trials in {time.perf_counter() - begin:.0f} s")
         except Out as error:
             say(f"{engines}: {error}")
     for engine in dict.fromkeys(row["engine"] for row in rows):
@@ -105,11 +104,8 @@ def _trials(hunt: Hunt, trials: int, targets: tuple[float, ...], seated: Callabl
     seat = seated(hunt.contender, draw(hunt.family, np.random.default_rng(0)))
     try:
         seat.begin()
-        for trial, (setting, mse) in enumerate(trying(hunt.family, round(trials * hunt.share), targets, seat)):
-            engines = hunt.engines
-            if hunt.family == "mini-batch" and trial < trials // 2:
-                engines += ("minicf",)
-            rows += [_row(engine, hunt.family, trial, setting, mse) for engine in engines]
+        for trial, (setting, mse) in enumerate(trying(hunt.family, trials, targets, seat)):
+            rows += [_row(engine, trial, setting, mse) for engine in hunt.engines]
     finally:
         seat.close()
     return rows
@@ -156,20 +152,17 @@ def _rank(setting: Setting, mse: float, target: float) -> tuple[float, float]:
     return (0.0, setting.work()) if mse <= target else (1.0, mse)
 
 
-def _row(engine: str, family: str, trial: int, setting: Setting, mse: float) -> dict[str, Any]:
-    known = {"engine": engine, "family": family, "trial": trial, "mse": mse}
-    return known | {"timed_mse": math.nan, "seconds": math.nan} | setting.plain()
+def _row(engine: str, trial: int, setting: Setting, mse: float) -> dict[str, Any]:
+    known = {"engine": engine, "trial": trial, "mse": mse, "timed_mse": math.nan, "seconds": math.nan}
+    return known | setting.plain()
 
 
 def _promising(rows: list[dict[str, Any]], targets: tuple[float, ...]) -> list[dict[str, Any]]:
-    """For each target the settings that come to it with the least work, as many of each family."""
-    families = dict.fromkeys(row["family"] for row in rows)
+    """For each target the settings that come to it with the least work."""
     found: dict[int, dict[str, Any]] = {}
     for target in targets:
-        for family in families:
-            able = [row for row in rows if row["family"] == family and row["mse"] <= target]
-            able.sort(key=lambda row: setting_of(row).work())
-            found |= {id(row): row for row in able[: TIMED // len(families)]}
+        able = sorted((row for row in rows if row["mse"] <= target), key=lambda row: setting_of(row).work())
+        found |= {row["trial"]: row for row in able[:TIMED]}
     return list(found.values())
 
 

@@ -315,9 +315,6 @@ def test_a_search_gives_every_engine_as_many_trials_and_times_what_came_far_enou
     shared = {engine: found[found.engine == engine].drop(columns=["engine", "seconds", "timed_mse"]).values.tolist()
               for engine in ("PyTorch", "JAX", "Surprise", "cornac")}  # fmt: skip
     assert str(shared["PyTorch"]) == str(shared["JAX"])
-    own = found[found.engine == "minicf"]
-    assert dict(own.family.value_counts()) == {"per rating": 20, "mini-batch": 20}
-    assert str(own[own.family == "mini-batch"].lr.tolist()) == str(found[found.engine == "JAX"].lr.tolist()[:20])
     timed = found[found.seconds.notna()]
     assert (timed.mse <= 0.8).all()
     assert set(timed.engine) == set(found.engine)
