@@ -22,12 +22,12 @@ import numpy as np
 from bench import data
 from bench.measure import Out, Seat
 from bench.rivals import Task
-from bench.settings import Setting, draw, near
+from bench.settings import Setting, draw, near, work
 
-TRIALS = 240
-"""For each engine: half of them at random, half near the best so far."""
+TRIALS = 300
+"""For each engine: a third of them at random, the others near the best so far."""
 
-TIMED = 6
+TIMED = 5
 """For each engine and target, so many settings are timed."""
 
 TURNS = 7
@@ -78,7 +78,7 @@ def search(
         except Out as error:
             say(f"{engines}: {error}")
     for engine in dict.fromkeys(row["engine"] for row in rows):
-        begin, promising = time.perf_counter(), _promising([row for row in rows if row["engine"] == engine], targets)
+        begin, promising = time.perf_counter(), _promising(engine, rows, targets)
         for row in promising:
             try:
                 _time(row, seated)
@@ -128,28 +128,34 @@ _CONTENDER = {"minicf": "minicf reach", "PyTorch": "PyTorch reach", "JAX": "JAX 
 
 
 def trying(family: str, trials: int, targets: tuple[float, ...], seat: Any) -> Iterator[tuple[Setting, float]]:
-    """Settings and the errors that they come to: half at random, half near the best for each target in turn.
+    """Settings and the errors that they come to: a third at random, the others near the best for each target in turn.
 
-    The best for a target are those that come to it with the least work; before any does, those that come nearest.
+    The best for a target are the two that come to it with the least work, and the two that come nearest with less.
     """
     random = np.random.default_rng([0, trials])
     tried: list[tuple[Setting, float]] = []
     for trial in range(trials):
-        if trial < trials // 2 or not tried:
+        if trial < trials // 3 or not tried:
             setting = draw(family, random)
         else:
-            target = targets[trial % len(targets)]
-            best = sorted(tried, key=lambda one: _rank(one[0], one[1], target))[:4]
-            setting = near(family, best[int(random.integers(len(best)))][0], random)
+            parents = _best(family, tried, targets[trial % len(targets)])
+            setting = near(family, parents[int(random.integers(len(parents)))], random)
         mse = seat.ask("reached", setting)
         if math.isfinite(mse):
             tried.append((setting, mse))
         yield setting, mse
 
 
-def _rank(setting: Setting, mse: float, target: float) -> tuple[float, float]:
-    """The lower the better."""
-    return (0.0, setting.work()) if mse <= target else (1.0, mse)
+def _best(family: str, tried: list[tuple[Setting, float]], target: float) -> list[Setting]:
+    able = sorted(((work(family, s), mse, s) for s, mse in tried if mse <= target), key=_first_two)[:2]
+    least = able[0][0] if able else math.inf
+    less = ((mse, work(family, s), s) for s, mse in tried if mse > target)
+    close = sorted((one for one in less if one[1] < least), key=_first_two)
+    return [setting for _, _, setting in able + close[: 4 - len(able)]]
+
+
+def _first_two(one: tuple[float, float, Setting]) -> tuple[float, float]:
+    return one[:2]
 
 
 def _row(engine: str, trial: int, setting: Setting, mse: float) -> dict[str, Any]:
@@ -157,11 +163,13 @@ def _row(engine: str, trial: int, setting: Setting, mse: float) -> dict[str, Any
     return known | setting.plain()
 
 
-def _promising(rows: list[dict[str, Any]], targets: tuple[float, ...]) -> list[dict[str, Any]]:
-    """For each target the settings that come to it with the least work."""
+def _promising(engine: str, rows: list[dict[str, Any]], targets: tuple[float, ...]) -> list[dict[str, Any]]:
+    """For each target the engine's settings that come to it with the least work."""
+    family = next(hunt.family for hunt in HUNTS if engine in hunt.engines)
     found: dict[int, dict[str, Any]] = {}
     for target in targets:
-        able = sorted((row for row in rows if row["mse"] <= target), key=lambda row: setting_of(row).work())
+        able = [row for row in rows if row["engine"] == engine and row["mse"] <= target]
+        able.sort(key=lambda row: work(family, setting_of(row)))
         found |= {row["trial"]: row for row in able[:TIMED]}
     return list(found.values())
 

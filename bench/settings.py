@@ -75,13 +75,6 @@ class Setting:
         """The learning rate of every step of the training, with `steps` steps an epoch."""
         return self.lr * self.fall().factor(np.arange(self.epochs * steps) / steps)
 
-    def work(self) -> float:
-        """About how long it takes, in a unit of its own for each kind, by its sizes alone: no clock steers a search."""
-        row = 16 + self.k  # what a rating costs at K = 0 is about what 16 factors cost
-        if self.kind == "rating":
-            return self.epochs * row
-        return self.epochs / self.batch * (2048 + self.batch) * row  # a step costs about what 2,048 ratings cost
-
     def text(self) -> str:
         """In one line, for the record."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -95,7 +88,20 @@ FAMILIES = ("mini-batch", "per rating", "plain", "LIBMF")
 """Spaces to search: engines by mini-batches; minicf a rating at a time; Surprise and cornac, which know one learning
 rate for all of a training; LIBMF, whose rates adapt to each row, and start higher."""
 
-FACTORS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+RATING = {"mini-batch": 16, "per rating": 32, "plain": 16, "LIBMF": 16}
+"""How many factors cost about as much as what a rating costs besides."""
+STEP = 2048
+"""How many ratings cost about as much as what a step by mini-batches costs besides."""
+
+
+def work(family: str, setting: Setting) -> float:
+    """About how long it takes, in a unit of the family's own, by its sizes alone: no clock steers a search."""
+    steps = (STEP + setting.batch) / setting.batch if family == "mini-batch" else 1.0
+    k = -(-(setting.k + 2) // 16) * 16 if family == "per rating" else setting.k  # minicf fills its rows up with zeros
+    return setting.epochs * steps * (RATING[family] + k)
+
+
+FACTORS = (1, 2, 4, 8, 14, 16, 24, 32, 48, 64, 96, 128)
 BATCHES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 KINDS = ("adam", "adamw", "sgd")
 
@@ -131,35 +137,28 @@ def draw(family: str, random: np.random.Generator) -> Setting:
 
 
 def near(family: str, setting: Setting, random: np.random.Generator) -> Setting:
-    """A setting near another: the rate is changed, each other number with probability 1/2, each choice with 1/8."""
-
-    def half() -> bool:
-        return bool(random.random() < 0.5)
-
-    def some() -> bool:
-        return bool(random.random() < 0.125)
-
-    def by(value: float, spread: float) -> float:
-        return float(value * np.exp(spread * random.standard_normal()))
-
-    def step(values: tuple[int, ...], value: int) -> int:
-        at = values.index(value) + (int(random.choice([-1, 1])) if half() else 0)
-        return values[min(max(at, 0), len(values) - 1)]
-
-    longer = int(random.choice([-1, 1])) * round(_log(random, 1, 1 + setting.epochs / 3)) if half() else 0
-    changed = replace(
-        setting,
-        lr=by(setting.lr, 0.3),
-        decay=by(setting.decay, 0.5) if half() else setting.decay,
-        spread=by(setting.spread, 0.5) if half() else setting.spread,
-        k=step(FACTORS, setting.k),
-        epochs=min(max(1, setting.epochs + longer), most_epochs(family)),
-        schedule=_schedule(family, random) if some() else setting.schedule,
-    )
-    if family == "mini-batch":
-        batch = step(BATCHES, setting.batch)
-        lr = changed.lr * (batch / setting.batch) ** 0.5
-        changed = replace(changed, batch=batch, lr=lr, ranged=setting.ranged != some())
+    """A setting near another: the rate is changed, and one thing or two of what else the family can choose."""
+    changed = replace(setting, lr=setting.lr * float(np.exp(0.25 * random.standard_normal())))
+    may = ["decay", "k", "epochs", "spread"]
+    may += ["schedule"] if family in ("mini-batch", "per rating") else []
+    may += ["batch", "ranged"] if family == "mini-batch" else []
+    for name in random.choice(may, int(random.integers(1, 3)), replace=False):
+        way = int(random.choice([-1, 1]))
+        if name in ("decay", "spread"):
+            value: Any = getattr(setting, name) * float(np.exp(0.5 * random.standard_normal()))
+        elif name == "epochs":
+            longer = round(_log(random, 1, 1 + setting.epochs / 3))
+            value = min(max(1, setting.epochs + way * longer), most_epochs(family))
+        elif name == "schedule":
+            value = _schedule(family, random)
+        elif name == "ranged":
+            value = not setting.ranged
+        else:
+            values = FACTORS if name == "k" else BATCHES
+            value = values[min(max(values.index(getattr(setting, name)) + way, 0), len(values) - 1)]
+        changed = replace(changed, **{str(name): value})
+    if changed.batch != setting.batch:
+        changed = replace(changed, lr=changed.lr * (changed.batch / setting.batch) ** 0.5)
     return _rounded(changed)
 
 
