@@ -399,7 +399,7 @@ class Trainer:
             rows = order[first * self.batch_size : last * self.batch_size]
             begin = time.perf_counter()
             if tiles is not None:
-                size = int((tiles.start[rows, -1] - tiles.start[rows, 0]).sum())
+                size = n if last - first == steps else int((tiles.start[rows, -1] - tiles.start[rows, 0]).sum())
                 done = program.train_tiles(tiles, rows, np.broadcast_to(np.asarray(rates, np.float64), (len(rows),)))
             else:
                 size = len(rows)
