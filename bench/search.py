@@ -25,7 +25,7 @@ from bench.rivals import Task
 from bench.settings import Setting, draw, near, work
 
 TRIALS = 300
-"""For each engine: a third of them at random, the others near the best so far."""
+"""For each engine: a quarter of them at random, the others near the best so far."""
 
 TIMED = 5
 """For each engine and target, so many settings are timed."""
@@ -128,14 +128,14 @@ _CONTENDER = {"minicf": "minicf reach", "PyTorch": "PyTorch reach", "JAX": "JAX 
 
 
 def trying(family: str, trials: int, targets: tuple[float, ...], seat: Any) -> Iterator[tuple[Setting, float]]:
-    """Settings and the errors that they come to: a third at random, the others near the best for each target in turn.
+    """Settings and the errors that they come to: a quarter at random, the others near the best for each target in turn.
 
     The best for a target are the two that come to it with the least work, and the two that come nearest with less.
     """
     random = np.random.default_rng([0, trials])
     tried: list[tuple[Setting, float]] = []
     for trial in range(trials):
-        if trial < trials // 3 or not tried:
+        if trial < trials // 4 or not tried:
             setting = draw(family, random)
         else:
             parents = _best(family, tried, targets[trial % len(targets)])

@@ -88,7 +88,7 @@ FAMILIES = ("mini-batch", "per rating", "plain", "LIBMF")
 """Spaces to search: engines by mini-batches; minicf a rating at a time; Surprise and cornac, which know one learning
 rate for all of a training; LIBMF, whose rates adapt to each row, and start higher."""
 
-RATING = {"mini-batch": 16, "per rating": 32, "plain": 16, "LIBMF": 16}
+RATING = {"mini-batch": 16, "per rating": 48, "plain": 16, "LIBMF": 16}
 """How many factors cost about as much as what a rating costs besides."""
 STEP = 2048
 """How many ratings cost about as much as what a step by mini-batches costs besides."""
@@ -137,18 +137,18 @@ def draw(family: str, random: np.random.Generator) -> Setting:
 
 
 def near(family: str, setting: Setting, random: np.random.Generator) -> Setting:
-    """A setting near another: the rate is changed, and one thing or two of what else the family can choose."""
+    """A setting near another: the rate is changed, and one thing to three of what else the family can choose."""
     changed = replace(setting, lr=setting.lr * float(np.exp(0.25 * random.standard_normal())))
     may = ["decay", "k", "epochs", "spread"]
     may += ["schedule"] if family in ("mini-batch", "per rating") else []
     may += ["batch", "ranged"] if family == "mini-batch" else []
-    for name in random.choice(may, int(random.integers(1, 3)), replace=False):
-        way = int(random.choice([-1, 1]))
+    for name in random.choice(may, int(random.integers(1, 4)), replace=False):
+        way = int(random.choice([-2, -1, 1, 2]))
         if name in ("decay", "spread"):
             value: Any = getattr(setting, name) * float(np.exp(0.5 * random.standard_normal()))
         elif name == "epochs":
             longer = round(_log(random, 1, 1 + setting.epochs / 3))
-            value = min(max(1, setting.epochs + way * longer), most_epochs(family))
+            value = min(max(1, setting.epochs + (longer if way > 0 else -longer)), most_epochs(family))
         elif name == "schedule":
             value = _schedule(family, random)
         elif name == "ranged":
