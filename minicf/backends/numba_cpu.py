@@ -14,6 +14,7 @@ import numpy as np
 
 from minicf import rng
 from minicf.backends import base
+from minicf.backends import numba_passes as passes
 from minicf.backends.base import Progress
 from minicf.backends.numba_kernels import (
     TERMS,
@@ -40,6 +41,7 @@ log = logging.getLogger("minicf")
 _told: set[str] = set()  # what was said once
 
 NAME = "numba"
+uniform = passes.uniform
 
 
 def unavailable() -> str | None:
@@ -235,6 +237,20 @@ class Program(base.Program):
         return all(bool(np.isfinite(table[:, : self._W]).all()) for table in self._tables) and bool(
             np.isfinite(self._dense[0]).all()
         )
+
+    def penalty(self, user_counts: np.ndarray, item_counts: np.ndarray) -> float:
+        decay = self.optimizer.decay_of
+        if self._net_heads or self.optimizer.decay == "decoupled":
+            return super().penalty(user_counts, item_counts)
+        total, weighted = 0.0, self.optimizer.decay == "per_rating"
+        for i, (side, counts) in enumerate((("user", user_counts), ("item", item_counts))):
+            of_factors, of_bias = decay(f"{side}_factors"), decay(f"{side}_bias") if self._biases else 0.0
+            if of_factors or of_bias:
+                column = self._K + i if self._biases else 0
+                factors, bias = passes.squares(self._tables[i], self._K, column, counts, weighted)
+                part = 0.5 * (of_factors * factors + of_bias * bias)
+                total += part / max(int(counts.sum()), 1) if weighted else part
+        return total
 
     # --- what the kernels are told ---------------------------------------------------------------------------
 
