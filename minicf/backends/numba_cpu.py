@@ -541,10 +541,10 @@ class Program(base.Program):
         squared, shared = np.zeros((n_rounds, n_blocks)), np.zeros(1 + 2 * n_blocks, np.int64)
         arguments = (
             _read_only(tiles.user, np.int32), _read_only(tiles.item, np.int32), _read_only(tiles.rating, np.float32),
-            bounds, np.asarray(rounds, np.int64), shared, squared, *self._tables, lr, decays, tails, self._biases,
-            heads.mean, heads.ranged, heads.low, heads.high,
+            bounds, np.asarray(rounds, np.int64), shared, squared, *self._tables, lr, decays, tails,
+            heads.mean, heads.low, heads.high,
         )  # fmt: skip
-        kernel = tile_kernel(K, whole, W)
+        kernel = tile_kernel(whole, W, heads.ranged)
         _share(lambda: kernel(*arguments), min(self.n_threads, n_blocks) if n * W >= _WORTH_A_THREAD else 1)
         good = np.isfinite(squared).ravel()
         if good.all():

@@ -271,6 +271,18 @@ def _load(context, array, row, column):
 
 
 @intrinsic
+def _load_once(context, array, row, column):
+    """The same of a table that does not change meanwhile: a loop may read it before it begins."""
+
+    def generate(context, builder, signature, arguments):
+        vector = builder.load(_address(context, builder, signature.args[0], arguments), align=4)
+        vector.set_metadata("invariant.load", builder.module.add_metadata([]))
+        return vector
+
+    return _Vector(array.dtype)(array, types.intp, types.intp), generate
+
+
+@intrinsic
 def _store(context, array, row, column, vector):
     """Put a vector at (row, column) of a table."""
 
@@ -1261,9 +1273,7 @@ def replay_kernel(W: int) -> Any:
 
 
 @_inline
-def _train_tile(
-    K, WHOLE, W, user, item, rating, start, stop, users, items, lr, decay, tail, biases, mean, ranged, low, high
-):
+def _train_tile(WHOLE, W, RANGED, user, item, rating, start, stop, users, items, lr, decay, tail, mean, low, high):
     """Per-rating SGD on ratings start … stop-1: (F2) … (F4), (B4) … (B2), (U2), (U5) with B = 1.
 
     Columns up to WHOLE are factors. In those behind, `tail` says for both sides what part of a weight decays, what of
@@ -1271,40 +1281,36 @@ def _train_tile(
     """
     lanes = _lanes(users)
     real = users.dtype.type
-    fall, fall_i, fall_b, fall_c = -lr * decay[0], -lr * decay[1], -lr * decay[2], -lr * decay[3]
+    fall, fall_i = -lr * decay[0], -lr * decay[1]
     total = 0.0
-    for j in range(start, stop):
+    for j in range(np.uint64(start), np.uint64(stop)):  # unsigned: no index counts from the end
         u, i = user[j], item[j]
         score = _zero(users)
-        for k in range(0, W if K > WHOLE else K, lanes):  # in the tail a bias meets a 0
+        for k in range(0, WHOLE, lanes):
             score = score + _load(users, u, k) * _load(items, i, k)
-        s = _sum(score)
-        if biases:
-            s += users[u, K] + items[i, K + 1]
-        e, slope = _head_error(s + mean, real(rating[j]), ranged, low, high, real(1))
+        for k in range(WHOLE, W, lanes):  # there each bias meets a 1
+            q, at = _load(items, i, k), k - WHOLE
+            to_user = _load_once(tail, 1, at) * q + _load_once(tail, 2, at)
+            score = score + (_load(users, u, k) * to_user + _load_once(tail, 5, at) * q)
+        e, slope = _head_error(_sum(score) + mean, real(rating[j]), RANGED, low, high, real(1))
         total += e * e
         g = real(2) * lr * e * slope
         for k in range(0, WHOLE, lanes):
             p, q = _load(users, u, k), _load(items, i, k)
             _store(users, u, k, _plus(p, fall * p) - g * q)
             _store(items, i, k, _plus(q, fall_i * q) - g * p)
-        if K == WHOLE:
-            if biases:
-                users[u, K] = _plus(users[u, K], fall_b * users[u, K]) - g
-                items[i, K + 1] = _plus(items[i, K + 1], fall_c * items[i, K + 1]) - g
-        else:
-            for k in range(WHOLE, W, lanes):
-                p, q, at = _load(users, u, k), _load(items, i, k), k - WHOLE
-                to_user = _load(tail, 1, at) * q + _load(tail, 2, at)
-                to_item = _load(tail, 4, at) * p + _load(tail, 5, at)
-                _store(users, u, k, _plus(p, _load(tail, 0, at) * p) - g * to_user)
-                _store(items, i, k, _plus(q, _load(tail, 3, at) * q) - g * to_item)
+        for k in range(WHOLE, W, lanes):
+            p, q, at = _load(users, u, k), _load(items, i, k), k - WHOLE
+            to_user = _load_once(tail, 1, at) * q + _load_once(tail, 2, at)
+            to_item = _load_once(tail, 4, at) * p + _load_once(tail, 5, at)
+            _store(users, u, k, _plus(p, _load_once(tail, 0, at) * p) - g * to_user)
+            _store(items, i, k, _plus(q, _load_once(tail, 3, at) * q) - g * to_item)
     return total
 
 
 @functools.cache
-def tile_kernel(K: int, WHOLE: int, W: int) -> Any:
-    """`_train_tile` for a number of factors, over tiles that threads share."""
+def tile_kernel(WHOLE: int, W: int, RANGED: bool) -> Any:
+    """`_train_tile` for a width of rows, over tiles that threads share."""
 
     @_jit
     def train(
@@ -1320,9 +1326,7 @@ def tile_kernel(K: int, WHOLE: int, W: int) -> Any:
         lr,
         decay,
         tails,
-        biases,
         mean,
-        ranged,
         low,
         high,
     ):
@@ -1340,8 +1344,8 @@ def tile_kernel(K: int, WHOLE: int, W: int) -> Any:
             while _add(shared, of_users, 0) < r or _add(shared, of_items, 0) < r:
                 _let_others()
             squared[r, b] = _train_tile(
-                K, WHOLE, W, user, item, rating, bounds[r, b], bounds[r, b + 1], users, items, lr[r], decay, tails[r],
-                biases, mean, ranged, low, high,
+                WHOLE, W, RANGED, user, item, rating, bounds[r, b], bounds[r, b + 1], users, items, lr[r], decay,
+                tails[r], mean, low, high,
             )  # fmt: skip
             _add(shared, of_users, 1)
             _add(shared, of_items, 1)

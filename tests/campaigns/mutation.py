@@ -74,9 +74,9 @@ LONG = (
 """Tests that are not tried: too long, in processes of their own, or about compiling."""
 
 NOT_INTERPRETED = (
-    "_jit", "_run", "_exchange_mxcsr", "_Vector", "_VectorModel", "_address", "_load", "_store", "_splat", "_binary",
-    "_write_as", "_plus", "_zero", "_sum", "_inverse_root", "_lanes", "_add", "_let_others", "_fetch", "compile",
-    "threads_by_default",
+    "_jit", "_run", "_exchange_mxcsr", "_Vector", "_VectorModel", "_address", "_load", "_load_once", "_store", "_splat",
+    "_binary", "_write_as", "_plus", "_zero", "_sum", "_inverse_root", "_lanes", "_add", "_let_others", "_fetch",
+    "compile", "threads_by_default",
 )  # fmt: skip
 """Functions for which the interpreter has stand-ins, or that serve compiling: only ``--compiled`` tries them."""
 
@@ -148,8 +148,8 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "_CHUNK = 1 << 18",
     ): "bounds memory alone",
     (
-        "rng.py", "1 -> 0",
-        "low = np.uint64(max(n - 1, 0).bit_length())",
+        "rng.py", "1 -> 0 #2",
+        "position_bits = np.uint64((1 << max(n - 1, 0).bit_length()) - 1)",
     ): "a power of 2 spends one bit more on the position: the same order but for one chance in 2^50",
     (
         "metrics.py", "arguments of _errors swapped",
@@ -695,6 +695,7 @@ def interpret() -> None:
         "_let_others": lambda: time.sleep(0),
         "_fetch": lambda array, index: None,
         "_load": load,
+        "_load_once": load,
         "_store": store,
         "_zero": lambda array: np.zeros(64 // array.itemsize, array.dtype),
         "_plus": lambda a, b: a + b,
