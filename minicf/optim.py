@@ -108,7 +108,9 @@ class Optimizer:
     ) -> None:  # fmt: skip
         raise NotImplementedError
 
-    def _decayed(self, name: str, at: Any, w: Array, g: Array, lr: float, n: Array | None, batch: int) -> tuple:
+    def _decayed(
+        self, name: str, at: Any, w: Array, g: Array, lr: float, n: Array | None, batch: int
+    ) -> tuple[Array, Array]:
         """(U1), (U2), (U3): the weight and the gradient that the step proper starts from."""
         decay = self.decay_of(name)
         w, g = w[at], g[at]

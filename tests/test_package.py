@@ -12,6 +12,7 @@ import fnmatch
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import itertools
 import re
 import subprocess
@@ -23,6 +24,7 @@ from typing import NamedTuple
 import pytest
 
 import minicf
+from minicf import explain, metrics
 from tests import typed_use
 
 ROOT = Path(__file__).parent.parent
@@ -192,6 +194,25 @@ def test_types_of_the_public_names_are_exact(tmp_path):
     found, _, _ = mypy.run([*cache, "--follow-imports=silent", str(path)])
     noticed = {int(number) - 3 for number in re.findall(r"mistakes\.py:(\d+): error", found)}
     assert [(right + wrong)[at] for at in sorted(noticed)] == wrong
+
+
+def test_the_typed_script_uses_everything_public():
+    """What it does not use, no type checker looks at from outside."""
+    named = {node for node in ast.walk(ast.parse(inspect.getsource(typed_use))) if isinstance(node, ast.Attribute)}
+    used = {ast.unparse(node) for node in named}
+    missing = [name for name in minicf.__all__ if f"minicf.{name}" not in used]
+    for module in (explain, metrics):
+        public = [x for x in vars(module).values() if getattr(x, "__module__", "") == module.__name__]
+        names = [f"{module.__name__.removeprefix('minicf.')}.{x.__name__}" for x in public if x.__name__[0] != "_"]
+        assert names
+        missing += [name for name in names if name not in used]
+    members = {node.attr for node in named}
+    for kind in (minicf.Ratings, minicf.Vocabulary, minicf.Trainer, minicf.History, minicf.Recommender):
+        # Functions elsewhere are scikit-learn's.
+        own = [name for name, x in vars(kind).items() if getattr(x, "__module__", minicf.__name__).startswith("minicf")]
+        public = {name for name in {*own, *inspect.get_annotations(kind)} if name[0] != "_"}
+        missing += [f"{kind.__name__}.{name}" for name in sorted(public - members)]
+    assert not missing
 
 
 def test_command_line_is_there():

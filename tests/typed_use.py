@@ -13,7 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import minicf
-from minicf import explain
+from minicf import explain, metrics
+from minicf.backends.base import Program
+from minicf.models import Model
+from minicf.scoring import Skip
 
 
 class Best(minicf.Callback):
@@ -30,25 +33,82 @@ def trained(path: Path) -> minicf.Trainer:
     assert_type(train.rating, NDArray[np.float32])
     assert_type(ratings.users.index(1), int)
     assert_type(ratings.users.index([1, 2]), NDArray[np.int64])
+    assert_type(ratings.users, minicf.Vocabulary)
     minicf.Net(8, hidden=(16,), dropout=(0.1, 0.2), rating_range=(0.5, 5.5))
     hybrid = minicf.Hybrid({"net": (minicf.Net(8), 0.2), "dot": (minicf.DotBias(8), 1.0)})
     trainer = minicf.Trainer(hybrid, minicf.Adam(0.01, weight_decay={"user_factors": 1e-4}), backend="auto")
-    for schedule in (minicf.OneCycle(0.1, 3), minicf.Cosine(3), minicf.Step(2, 0.5), minicf.Exponential(0.9)):
-        assert_type(trainer.fit(train, valid, 3, schedule, callbacks=[Best()]), minicf.History)
+    stop = minicf.EarlyStopping(2, min_delta=1e-3)
+    callbacks = [Best(), stop, minicf.Checkpoint(path, every=2), minicf.CSVLog("log.csv"), minicf.PrintEpochs()]
+    for schedule in (
+        minicf.OneCycle(0.1, 3), minicf.Cosine(3), minicf.CosineRestarts(1, mult=2), minicf.Step(2, 0.5),
+        minicf.Exponential(0.9), minicf.Constant(),
+    ):  # fmt: skip
+        try:
+            assert_type(trainer.fit(train, valid, 3, schedule, callbacks=callbacks), minicf.History)
+        except minicf.DivergenceError as error:
+            assert_type((error.epoch, error.step, error.lr, error.last_loss), tuple[int, int, float, float])
+    assert_type((stop.best, stop.best_epoch, stop.stopped), tuple[float, int, bool])
     trainer.optimizer = minicf.SGD(0.1, momentum=0.9)
+    assert_type(trainer.lr_find(train).suggestion, float)
+    assert_type((trainer.epoch, trainer.backend), tuple[int, str])
+    assert_type(trainer.program, Program)
+    assert_type(trainer.history[0], dict[str, Any])
     assert_type(trainer.predict(0, 0), float)
     assert_type(trainer.predict([0, 1], [0, 1]), np.ndarray)
     assert_type(trainer.evaluate(valid), dict[str, float])
     assert_type(trainer.weights["user_factors"], np.ndarray)
     assert_type(trainer.history.frame(), pd.DataFrame)
     assert_type(trainer.lr, float)
-    assert_type(explain.bias_table(trainer, ratings), pd.DataFrame)
-    assert_type(explain.bias_table(trainer, ratings, ax=True), tuple[pd.DataFrame, Any])
-    assert_type(explain.components(trainer, ratings).scores, pd.DataFrame)
     trainer.save(path)
     minicf.save_weights(path, trainer.weights)
-    assert_type(minicf.load_weights(path), dict[str, np.ndarray])
+    try:
+        assert_type(minicf.load_weights(path), dict[str, np.ndarray])
+    except minicf.FileError as error:
+        print(error)
     return assert_type(minicf.Trainer.load(path), minicf.Trainer)
+
+
+def tables(frame: pd.DataFrame) -> minicf.Ratings:
+    ratings = assert_type(minicf.Ratings.from_frame(frame, timestamp="time", duplicates="last"), minicf.Ratings)
+    assert_type((ratings.n_users, ratings.n_items, ratings.mean, len(ratings)), tuple[int, int, float, int])
+    assert_type((ratings.user_counts(), ratings.item_counts()), tuple[NDArray[np.int64], NDArray[np.int64]])
+    assert_type(ratings.titles, NDArray[np.object_] | None)
+    assert_type(ratings.genres, NDArray[np.object_] | None)
+    assert_type(ratings.timestamp, NDArray[np.int64] | None)
+    assert_type(ratings.item, NDArray[np.int32])
+    assert_type(ratings.items.ids, NDArray[Any])
+    assert_type(ratings.top(), pd.DataFrame)
+    assert_type(ratings.frame(), pd.DataFrame)
+    return assert_type(ratings.take([0, 1]), minicf.Ratings)
+
+
+def explained(trainer: minicf.Trainer, ratings: minicf.Ratings, path: Path) -> None:
+    assert_type(explain.bias_table(trainer, ratings), pd.DataFrame)
+    assert_type(explain.bias_table(trainer, ratings, ax=True), tuple[pd.DataFrame, Any])
+    assert_type(explain.components(trainer, ratings), explain.Components)
+    assert_type(explain.components(trainer, ratings, ax=True), tuple[explain.Components, Any])
+    assert_type(explain.components(trainer, ratings).scores, pd.DataFrame)
+    assert_type(explain.item_map(trainer, ratings), pd.DataFrame)
+    assert_type(explain.item_map(trainer, ratings, ax=True), tuple[pd.DataFrame, Any])
+    assert_type(explain.nearest_items(trainer, ratings, 3), pd.DataFrame)
+    assert_type(explain.nearest_items(trainer, ratings, 3, ax=True), tuple[pd.DataFrame, Any])
+    assert_type(explain.score_parts(trainer, 0, 1), explain.ScoreParts)
+    assert_type(explain.score_parts(trainer, 0, 1, ax=True), tuple[explain.ScoreParts, Any])
+    assert_type(explain.score_parts(trainer, 0, 1).prediction, float)
+    assert_type(explain.learning_curves({"mine": trainer}), pd.DataFrame)
+    assert_type(explain.learning_curves(trainer, ax=True), tuple[pd.DataFrame, Any])
+    assert_type(explain.explore(trainer, ratings, path), Path)
+    assert_type(explain.short_title("Alien (1979)", 8), str)
+    report = minicf.check_gradients(minicf.Dot(3))
+    assert_type((report.ok, report.error), tuple[bool, float])
+    assert_type(report.frame(), pd.DataFrame)
+
+
+def measured(rating: NDArray[np.float32], predicted: NDArray[np.float32], hits: NDArray[np.bool_]) -> float:
+    for mean in (metrics.precision, metrics.recall, metrics.ndcg, metrics.average_precision):
+        assert_type(mean(hits, [2, 1]), NDArray[np.float64])
+    assert_type(metrics.coverage([[0, 1]], 2), float)
+    return assert_type(metrics.rmse(rating, predicted) + metrics.mae(rating, predicted), float)
 
 
 def recommended(frame: pd.DataFrame, path: Path) -> minicf.Recommender:
@@ -56,7 +116,22 @@ def recommended(frame: pd.DataFrame, path: Path) -> minicf.Recommender:
     assert_type(recommender.predict(frame), NDArray[np.float32])
     assert_type(recommender.predict(frame, return_known=True), tuple[NDArray[np.float32], NDArray[np.bool_]])
     assert_type(recommender.recommend(["ann"], n=5), pd.DataFrame)
+    assert_type(list(recommender.recommend_all(3)), list[pd.DataFrame])
+    assert_type(recommender.partial_fit(frame, epochs=2), minicf.Recommender)
     assert_type(recommender.similar_items(["x"]), pd.DataFrame)
+    assert_type(recommender.similar_users("ann", metric="dot"), pd.DataFrame)
+    assert_type(recommender.fold_in({"x": 4.5}, id="bob"), pd.DataFrame)
+    assert_type(recommender.factors("item"), pd.DataFrame)
+    assert_type(recommender.nearest([0.0] * 8), pd.DataFrame)
+    assert_type((recommender.users_, recommender.items_), tuple[minicf.Vocabulary, minicf.Vocabulary])
+    assert_type(recommender.model_, Model)
+    assert_type(recommender.weights_, dict[str, np.ndarray])
+    assert_type(recommender.titles_, np.ndarray | None)
+    assert_type(recommender.seen_, Skip | None)
+    assert_type(recommender.n_features_in_, int)
+    assert_type(recommender.history_, pd.DataFrame)
+    assert_type(recommender.rating_range_, tuple[float, float])
+    assert_type((recommender.mean_, recommender.deviation_), tuple[float, float])
     assert_type(recommender.evaluate(frame), dict[str, float])
     assert_type(recommender.score(frame[["userId", "movieId"]], frame["rating"]), float)
     assert_type(recommender.get_params(), dict[str, Any])
