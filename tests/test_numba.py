@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
 import logging
 import os
 import subprocess
 import sys
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -506,6 +509,106 @@ def test_few_ratings_in_tiles_equal_the_reference(name, model):
     assert max(cases.distance(outcomes[1][key], outcomes[0][key]) for key in outcomes[0]) < cases.TOLERANCE
 
 
+class OneSlowTile:
+    """Workers that take turns, and a tile that ends only when none of the others can go on: what it holds up is seen.
+
+    Each tile has one rating here, so a pair of a user and an item is its name.
+    """
+
+    def __init__(self, slow: tuple[int, int], order: list[list[tuple[int, int]]], workers: int) -> None:
+        self.slow, self.order, self.workers = slow, order, workers
+        self.turn = threading.Condition()
+        self.controls: list[Any] = []
+        self.waiting: dict[int, int] = {}  # worker -> how many changes of the counters it has seen
+        self.changes = self.ended = 0
+        self.begun: list[tuple[int, int]] = []
+        self.done: set[tuple[int, int]] = set()
+        self.meanwhile: set[tuple[int, int]] = set()
+
+    def run(self, kernel: Any, *arguments: Any) -> None:
+        with self.turn:
+            try:
+                kernel(*arguments)
+            finally:
+                self.ended += 1
+                self.turn.notify_all()
+
+    def at_rest(self) -> int:
+        return self.ended + sum(seen == self.changes for seen in self.waiting.values())
+
+    def add(self, counters: np.ndarray, index: int, amount: int) -> int:
+        before = int(counters[index])
+        counters[index] += amount
+        self.changes += amount
+        return before
+
+    def exchange(self, control: Any) -> Any:
+        self.controls.append(control)
+        return "as it was"
+
+    def let_others(self) -> None:
+        me, seen = threading.get_ident(), self.changes
+        self.waiting[me] = seen
+        self.turn.notify_all()
+        self.turn.wait_for(lambda: self.changes > seen or self.at_rest() == self.workers, timeout=60)
+        del self.waiting[me]
+        assert self.changes > seen, "the workers wait for one another"
+
+    def train(self, user: np.ndarray, item: np.ndarray, start: int, stop: int) -> float:
+        ((u, i),) = tile = list(zip(user[start:stop].tolist(), item[start:stop].tolist(), strict=True))
+        assert (u, i) not in self.begun
+        (r,) = [r for r, tiles in enumerate(self.order) if (u, i) in tiles]
+        needed = {(v, j) for tiles in self.order[:r] for v, j in tiles if v == u or j == i}
+        assert needed <= self.done, f"{tile} began before {needed - self.done} had ended"
+        self.begun.append((u, i))
+        if (u, i) == self.slow:
+            self.turn.notify_all()
+            self.turn.wait_for(lambda: self.at_rest() == self.workers - 1, timeout=60)
+            self.meanwhile = self.done.copy()
+        self.done.add((u, i))
+        return 1.0
+
+
+def test_a_tile_waits_for_those_that_share_its_rows_and_for_no_others(monkeypatch):
+    """The kernel's own lines, interpreted, with each tile in turn as the slow one: no luck with threads is needed."""
+    n, rounds = 4, [2, 0, 3]
+    tiles = Tiles(Ratings(*np.divmod(np.arange(n * n), n), np.arange(n * n) % 5), n_blocks=n)
+    order = [[(b, (b + r) % n) for b in range(n)] for r in rounds]
+    made, names = numba_cpu._tile_kernel, list(inspect.signature(interpreted(numba_cpu._train_tile)).parameters)
+    monkeypatch.setattr(numba_cpu, "_WORTH_A_THREAD", 1)
+    model = Dot(2)
+    for r, slow in [(r, tile) for r, tiles_of_round in enumerate(order) for tile in tiles_of_round]:
+        workers = OneSlowTile(slow, order, n)
+
+        def train(*arguments: Any, workers: OneSlowTile = workers) -> float:
+            named = dict(zip(names, arguments, strict=True))
+            return workers.train(*(named[name] for name in ("user", "item", "start", "stop")))
+
+        def kernel(*sizes: int, workers: OneSlowTile = workers) -> Any:
+            return functools.partial(workers.run, interpreted(made(*sizes)))
+
+        monkeypatch.setattr(numba_cpu, "_train_tile", train)
+        monkeypatch.setattr(numba_cpu, "_add", workers.add)
+        monkeypatch.setattr(numba_cpu, "_let_others", workers.let_others)
+        monkeypatch.setattr(numba_cpu, "_exchange_mxcsr", workers.exchange)
+        monkeypatch.setattr(numba_cpu, "_tile_kernel", kernel)
+        weights = model.init_weights(n, n, 0)
+        program = numba_cpu.compile(model, SGD(0.01), weights, 0, "float64", n_threads=n)
+        progress = program.train_tiles(tiles, np.array(rounds), np.full(len(rounds), 0.01))
+        assert progress.squared_error.tolist() == [n * len(rounds)]
+        assert workers.controls.count("as it was") == n  # on leaving, each gives back what it found
+        assert workers.done == {tile for tiles_of_round in order for tile in tiles_of_round}
+        # Those before it, beside it, and those of the next round that share no rows with it.
+        free = {tile for earlier in order[: r + 1] for tile in earlier} - {slow}
+        free |= {tile for tile in [*order, []][r + 1] if tile[0] != slow[0] and tile[1] != slow[1]}
+        assert workers.meanwhile >= free
+
+
+def interpreted(function: Any) -> Any:
+    """A kernel as it was written."""
+    return getattr(function, "py_func", function)
+
+
 def test_same_bits_at_any_number_of_threads(ratings, monkeypatch):
     monkeypatch.setattr(numba_cpu, "_WORTH_A_THREAD", 1)
     few = ratings.take(np.arange(0, len(ratings), 4))
@@ -611,9 +714,14 @@ def test_a_model_without_a_kernel_runs_composed_and_says_so_once(caplog, monkeyp
     assert caplog.text.count("no compiled kernel") == 1
 
 
-def test_denormals_are_flushed_in_kernels_and_nowhere_else(ratings):
+@pytest.mark.parametrize(
+    ("opt", "batch_size", "shuffle"),
+    [(Adam(0.01, weight_decay=0.1), 64, True), (SGD(0.01), 1, True), (SGD(0.01), 1, "tiles")],
+    ids=["batches", "per rating", "tiles"],
+)
+def test_denormals_are_flushed_in_kernels_and_nowhere_else(opt, batch_size, shuffle, ratings):
     few = ratings.take(np.arange(2000))
-    Trainer(DotBias(3), Adam(0.01, weight_decay=0.1), backend="numba").fit(few)
+    Trainer(DotBias(3), opt, backend="numba", batch_size=batch_size).fit(few, shuffle=shuffle)
     small = np.array([1e-40], np.float32)
     assert (small * np.float32(1.0))[0] != 0.0
 
