@@ -563,7 +563,7 @@ class OneSlowTile:
         self.begun.append((u, i))
         if (u, i) == self.slow:
             self.turn.notify_all()
-            self.turn.wait_for(lambda: self.at_rest() == self.workers - 1, timeout=60)
+            assert self.turn.wait_for(lambda: self.at_rest() == self.workers - 1, timeout=60)
             self.meanwhile = self.done.copy()
         self.done.add((u, i))
         return 1.0
