@@ -574,7 +574,7 @@ def test_a_tile_waits_for_those_that_share_its_rows_and_for_no_others(monkeypatc
     n, rounds = 4, [2, 0, 3]
     tiles = Tiles(Ratings(*np.divmod(np.arange(n * n), n), np.arange(n * n) % 5), n_blocks=n)
     order = [[(b, (b + r) % n) for b in range(n)] for r in rounds]
-    made, names = numba_cpu._tile_kernel, list(inspect.signature(interpreted(numba_cpu._train_tile)).parameters)
+    names = list(inspect.signature(interpreted(numba_kernels._train_tile)).parameters)
     monkeypatch.setattr(numba_cpu, "_WORTH_A_THREAD", 1)
     model = Dot(2)
     for r, slow in [(r, tile) for r, tiles_of_round in enumerate(order) for tile in tiles_of_round]:
@@ -585,13 +585,13 @@ def test_a_tile_waits_for_those_that_share_its_rows_and_for_no_others(monkeypatc
             return workers.train(*(named[name] for name in ("user", "item", "start", "stop")))
 
         def kernel(*sizes: int, workers: OneSlowTile = workers) -> Any:
-            return functools.partial(workers.run, interpreted(made(*sizes)))
+            return functools.partial(workers.run, interpreted(numba_kernels.tile_kernel(*sizes)))
 
-        monkeypatch.setattr(numba_cpu, "_train_tile", train)
-        monkeypatch.setattr(numba_cpu, "_add", workers.add)
-        monkeypatch.setattr(numba_cpu, "_let_others", workers.let_others)
-        monkeypatch.setattr(numba_cpu, "_exchange_mxcsr", workers.exchange)
-        monkeypatch.setattr(numba_cpu, "_tile_kernel", kernel)
+        monkeypatch.setattr(numba_kernels, "_train_tile", train)
+        monkeypatch.setattr(numba_kernels, "_add", workers.add)
+        monkeypatch.setattr(numba_kernels, "_let_others", workers.let_others)
+        monkeypatch.setattr(numba_kernels, "_exchange_mxcsr", workers.exchange)
+        monkeypatch.setattr(numba_cpu, "tile_kernel", kernel)
         weights = model.init_weights(n, n, 0)
         program = numba_cpu.compile(model, SGD(0.01), weights, 0, "float64", n_threads=n)
         progress = program.train_tiles(tiles, np.array(rounds), np.full(len(rounds), 0.01))
