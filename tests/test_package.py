@@ -330,7 +330,8 @@ def test_readme_names_files_that_exist():
     )
     assert len(named) > 10
     for name in named:
-        assert (ROOT / name).exists(), f"README names {name}"
+        place = PACKAGE.parent if name.startswith("minicf/") else ROOT  # installed, the package is elsewhere
+        assert (place / name).exists(), f"README names {name}"
 
 
 def test_tests_readme_names_every_file():

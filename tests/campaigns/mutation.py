@@ -22,6 +22,7 @@ import ast
 import copy
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
 import random
@@ -39,7 +40,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "minicf"
+# Installed, it is not beside the tests. Found, not imported, which would start BLAS's threads before the forks.
+PACKAGE = Path(str(importlib.util.find_spec("minicf").origin)).parent
 
 # --- which tests see a module ---------------------------------------------------------------------------------------
 
