@@ -293,11 +293,11 @@ _COLOURS = ("#2a78d6", "#d6552a", "#2f9e5b", "#8a4fc7")
 
 def growth_plot(records: list[Record], path: Path) -> None:
     """Time per rating along each axis, a panel each."""
-    axes_of = ("ratings", "factors", "batch")
-    _panels(
-        path, [[(name, curves(records, name)) for name in axes_of]],
-        {"ratings": "ratings in the table", "factors": "factors", "batch": "batch size"},
-    )  # fmt: skip
+    names = {
+        "ratings": "ratings, K = 8: tables in the cache", "ratings-large": "ratings, K = 64: tables beyond it",
+        "factors": "factors", "batch": "batch size",
+    }  # fmt: skip
+    _panels(path, [[(name, curves(records, name)) for name in names]], names)
 
 
 def items_plot(records: list[Record], path: Path) -> None:

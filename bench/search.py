@@ -24,7 +24,7 @@ from bench.measure import Out, Seat
 from bench.rivals import Task
 from bench.settings import Setting, draw, near, work
 
-TRIALS = 200
+TRIALS = 300
 """For each engine: a quarter of them at random, the others near the best so far."""
 
 TIMED = 5
