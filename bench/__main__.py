@@ -17,7 +17,7 @@ RESULTS = HERE / "results"
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks; see bench/README.md.")
     parser.add_argument("--only", metavar="CASE", action="append", default=[],
-                        help="a case, the beginning of its name, or the letter of a group; repeatable")  # fmt: skip
+                        help="a case, the beginning of its name, or the letter of a group; with --search an engine; repeatable")  # fmt: skip
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
     parser.add_argument("--quick", action="store_true",
                         help="tiny sizes and two turns: whether all runs, not how fast")  # fmt: skip
@@ -56,7 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
         if args.search:
             out = args.out or searched
             within = tuple(target - cases.MARGIN for target in cases.TARGETS)
-            search(out, Path(folder), within, 6 if args.quick else TRIALS, args.threads, options.libmf)
+            trials, engines = 6 if args.quick else TRIALS, tuple(args.only or ())
+            search(out, Path(folder), within, trials, args.threads, options.libmf, engines=engines)
             return
         todo = cases.chosen(options, args.only)
         if args.list:

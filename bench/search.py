@@ -3,8 +3,9 @@
 A trial tells how far a setting comes, which no load of the machine changes. How long it takes is measured afterwards,
 of those that came far enough and are the least work by their sizes, on each engine alike.
 
-Engines that compute the same numbers share their trials, run once, on minicf: PyTorch and JAX take mini-batches as
-minicf does (case (a) checks it). What differs is their time, so that each may have other best settings.
+Engines that compute the same numbers share their trials, run on minicf: PyTorch and JAX take mini-batches as minicf
+does (case (a) checks it), and the trials of each hold for the other. What differs is their time, so that each may have
+other best settings.
 """
 
 from __future__ import annotations
@@ -41,21 +42,24 @@ class Hunt:
     family: str
     contender: str
     engines: tuple[str, ...]
+    seed: int = 0
 
 
 HUNTS = (
     Hunt("per rating", "minicf reach", ("minicf",)),
     Hunt("mini-batch", "minicf reach", ("PyTorch", "JAX")),
+    Hunt("mini-batch", "minicf reach", ("PyTorch", "JAX"), seed=1),
     Hunt("plain", "Surprise", ("Surprise",)),
     Hunt("plain", "cornac", ("cornac",)),
     Hunt("LIBMF", "LIBMF", ("LIBMF",)),
 )
-"""minicf trains both ways, and spends its trials on the faster one."""
+"""minicf trains both ways, and spends its trials on the faster one. What holds for two engines is searched twice, with
+the trials of each."""
 
 
 def search(
     out: Path, folder: Path, targets: tuple[float, ...], trials: int, threads: int, libmf: str,
-    say: Callable[[str], None] = print, seats: Callable[..., Any] = Seat,
+    say: Callable[[str], None] = print, seats: Callable[..., Any] = Seat, engines: tuple[str, ...] = (),
 ) -> None:  # fmt: skip
     """Run all trials on ml-latest-small, time the most promising, and write all to a CSV.
 
@@ -63,6 +67,8 @@ def search(
     ----------
     targets : tuple of float
         What a trial must come to: the targets of the case, less their margin.
+    engines : tuple of str
+        Search for these alone, and keep what the CSV has of the others; for all by default.
     """
     path = data.stored("movielens", folder)
 
@@ -71,12 +77,14 @@ def search(
 
     rows: list[dict[str, Any]] = []
     for hunt in HUNTS:
-        begin, engines = time.perf_counter(), ", ".join(hunt.engines)
+        if engines and not set(engines) & set(hunt.engines):
+            continue
+        begin, names = time.perf_counter(), ", ".join(hunt.engines)
         try:
             rows += _trials(hunt, trials, targets, seated)
-            say(f"{engines}: {trials} trials in {time.perf_counter() - begin:.0f} s")
+            say(f"{names}: {trials} trials in {time.perf_counter() - begin:.0f} s")
         except Out as error:
-            say(f"{engines}: {error}")
+            say(f"{names}: {error}")
     for engine in dict.fromkeys(row["engine"] for row in rows):
         begin, promising = time.perf_counter(), _promising(engine, rows, targets)
         for row in promising:
@@ -87,6 +95,10 @@ def search(
         say(f"{engine}: {len(promising)} settings timed in {time.perf_counter() - begin:.0f} s")
     if not rows:
         return
+    found = {row["engine"] for row in rows}
+    if engines and out.is_file():
+        with open(out, newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["engine"] not in found] + rows
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -104,8 +116,8 @@ def _trials(hunt: Hunt, trials: int, targets: tuple[float, ...], seated: Callabl
     seat = seated(hunt.contender, draw(hunt.family, np.random.default_rng(0)))
     try:
         seat.begin()
-        for trial, (setting, mse) in enumerate(trying(hunt.family, trials, targets, seat)):
-            rows += [_row(engine, trial, setting, mse) for engine in hunt.engines]
+        for trial, (setting, mse) in enumerate(trying(hunt.family, trials, targets, seat, hunt.seed)):
+            rows += [_row(engine, hunt.seed * trials + trial, setting, mse) for engine in hunt.engines]
     finally:
         seat.close()
     return rows
@@ -127,12 +139,14 @@ _CONTENDER = {"minicf": "minicf reach", "PyTorch": "PyTorch reach", "JAX": "JAX 
 }
 
 
-def trying(family: str, trials: int, targets: tuple[float, ...], seat: Any) -> Iterator[tuple[Setting, float]]:
+def trying(
+    family: str, trials: int, targets: tuple[float, ...], seat: Any, seed: int = 0
+) -> Iterator[tuple[Setting, float]]:
     """Settings and the errors that they come to: a quarter at random, the others near the best for each target in turn.
 
     The best for a target are the two that come to it with the least work, and the two that come nearest with less.
     """
-    random = np.random.default_rng([0, trials])
+    random = np.random.default_rng([seed, trials])
     tried: list[tuple[Setting, float]] = []
     for trial in range(trials):
         if trial < trials // 4 or not tried:

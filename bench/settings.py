@@ -102,16 +102,16 @@ def work(family: str, setting: Setting) -> float:
 
 
 FACTORS = (1, 2, 4, 8, 14, 16, 24, 32, 48, 64, 96, 128)
-BATCHES = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+BATCHES = (64, 128, 256, 512, 1024, 2048)
 KINDS = ("adam", "adamw", "sgd")
 
 RATES: dict[str, tuple[float, float]] = {
-    "adam": (0.0005, 0.05), "adamw": (0.0005, 0.05), "sgd": (0.01, 0.8),
+    "adam": (0.001, 0.03), "adamw": (0.001, 0.03), "sgd": (0.02, 0.5),
     "per rating": (0.002, 0.15), "plain": (0.0005, 0.08), "LIBMF": (0.01, 0.4),
 }  # fmt: skip
 """By kind of mini-batch training (at batch 64) or family: lowest and highest learning rate."""
 DECAYS: dict[str, tuple[float, float]] = {
-    "adam": (1e-5, 2e-3), "adamw": (0.003, 1.0), "sgd": (1e-5, 2e-3),
+    "adam": (3e-5, 2e-3), "adamw": (0.003, 1.0), "sgd": (3e-5, 2e-3),
     "per rating": (0.005, 0.2), "plain": (0.005, 0.2), "LIBMF": (0.01, 0.4),
 }  # fmt: skip
 SPREADS = (0.003, 0.1)
@@ -119,7 +119,7 @@ SPREADS = (0.003, 0.1)
 
 def most_epochs(family: str) -> int:
     """Mini-batch training, with momentum or Adam, has come to its end sooner."""
-    return 16 if family == "mini-batch" else 48
+    return 8 if family == "mini-batch" else 48
 
 
 def draw(family: str, random: np.random.Generator) -> Setting:
