@@ -17,7 +17,8 @@ RESULTS = HERE / "results"
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks; see bench/README.md.")
     parser.add_argument("--only", metavar="CASE", action="append", default=[],
-                        help="a case, the beginning of its name, or the letter of a group; with --search an engine; repeatable")  # fmt: skip
+                        help="a case, the beginning of its name, or the letter of a group; with --search an engine; "
+                        "repeatable")  # fmt: skip
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
     parser.add_argument("--quick", action="store_true",
                         help="tiny sizes and two turns: whether all runs, not how fast")  # fmt: skip

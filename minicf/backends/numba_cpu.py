@@ -182,6 +182,7 @@ class Program(base.Program):
         self._heads = self._describe_heads()
         self._prepare_decay()
         self._constant: tuple[float, int, Any] | None = None
+        self._tiled: tuple[Any, ...] | None = None
 
     # --- weights in and out ----------------------------------------------------------------------------------
 
@@ -516,36 +517,23 @@ class Program(base.Program):
         return -1
 
     def train_tiles(self, tiles: Tiles, rounds: np.ndarray, learning_rates: np.ndarray) -> Progress:
-        opt = self.optimizer
-        alone = isinstance(opt, SGD) and not opt.momentum and isinstance(self.model, Dot)
-        # With one rating a step, "l2" on the rows named is "per_rating"; "decoupled" is not quite.
-        names = ("user_factors", "item_factors", "user_bias", "item_bias")
-        lambdas = np.array([opt.decay_of(name) for name in names])
-        named_only = opt.decay == "per_rating" or (opt.decay == "l2" and opt.sparse)
-        if not alone or (lambdas.any() and not named_only):
+        if self._tiled is None:
+            self._tiled = self._describe_tiles()
+        if self._tiled == ():
             return super().train_tiles(tiles, rounds, learning_rates)
-        heads, W, K = self._heads, self._W, self._K
-        whole = K // self._lanes * self._lanes
+        kernel, decays, tail = self._tiled
+        heads = self._heads
         n_rounds, n_blocks = len(rounds), tiles.n_blocks
-        lr, decays = np.asarray(learning_rates, self.dtype), lambdas.astype(self.dtype)
-        tails = np.zeros((n_rounds, 6, W - whole), self.dtype)
-        for side in range(2):
-            fall, other, one = (tails[:, 3 * side + i] for i in range(3))
-            fall[:, : K - whole] = -(lr * decays[side])[:, None]
-            other[:, : K - whole] = 1
-            if self._biases:
-                fall[:, K - whole + side] = -lr * decays[2 + side]
-                one[:, K - whole + side] = 1
+        lr = np.asarray(learning_rates, self.dtype)
         bounds = tiles.start[rounds]
         n = int((bounds[:, -1] - bounds[:, 0]).sum())
         squared, shared = np.zeros((n_rounds, n_blocks)), np.zeros(1 + 2 * n_blocks, np.int64)
         arguments = (
             _read_only(tiles.user, np.int32), _read_only(tiles.item, np.int32), _read_only(tiles.rating, np.float32),
-            bounds, np.asarray(rounds, np.int64), shared, squared, *self._tables, lr, decays, tails,
+            bounds, np.asarray(rounds, np.int64), shared, squared, *self._tables, lr, decays, tail,
             heads.mean, heads.low, heads.high,
         )  # fmt: skip
-        kernel = tile_kernel(whole, W, heads.ranged)
-        _share(lambda: kernel(*arguments), min(self.n_threads, n_blocks) if n * W >= _WORTH_A_THREAD else 1)
+        _share(lambda: kernel(*arguments), min(self.n_threads, n_blocks) if n * self._W >= _WORTH_A_THREAD else 1)
         good = np.isfinite(squared).ravel()
         if good.all():
             self.t += n
@@ -553,6 +541,25 @@ class Program(base.Program):
         first = int(np.argmin(good))  # the tile in which it was: as near as this goes
         visited = np.cumsum(np.diff(bounds, axis=1).ravel())
         return Progress(np.array([float(squared.ravel()[:first].sum())]), int(visited[first - 1]) if first else 0)
+
+    def _describe_tiles(self) -> tuple[Any, ...]:
+        """The kernel of a rating at a time, its lambdas, and its `tail`; nothing where there is no such kernel."""
+        opt, K = self.optimizer, self._K
+        alone = isinstance(opt, SGD) and not opt.momentum and isinstance(self.model, Dot)
+        # With one rating a step, "l2" on the rows named is "per_rating"; "decoupled" is not quite.
+        names = ("user_factors", "item_factors", "user_bias", "item_bias")
+        lambdas = np.array([opt.decay_of(name) for name in names], self.dtype)
+        named_only = opt.decay == "per_rating" or (opt.decay == "l2" and opt.sparse)
+        if not alone or (lambdas.any() and not named_only):
+            return ()
+        whole = K // self._lanes * self._lanes
+        tail = np.zeros((6, self._W - whole), self.dtype)
+        for side in range(2):
+            decay, other, one = tail[3 * side : 3 * side + 3]
+            decay[: K - whole], other[: K - whole] = lambdas[side], 1
+            if self._biases:
+                decay[K - whole + side], one[K - whole + side] = lambdas[2 + side], 1
+        return tile_kernel(whole, self._W, self._heads.ranged), lambdas, tail
 
     def predict(self, user: np.ndarray, item: np.ndarray, head: str | None = None) -> np.ndarray:
         index = self.model.heads.index(head if head is not None else getattr(self.model, "output", ""))

@@ -1276,12 +1276,13 @@ def replay_kernel(W: int) -> Any:
 def _train_tile(WHOLE, W, RANGED, user, item, rating, start, stop, users, items, lr, decay, tail, mean, low, high):
     """Per-rating SGD on ratings start … stop-1: (F2) … (F4), (B4) … (B2), (U2), (U5) with B = 1.
 
-    Columns up to WHOLE are factors. In those behind, `tail` says for both sides what part of a weight decays, what of
-    the other row counts, and where a bias gets its 1. Returns the sum of squared errors.
+    Columns up to WHOLE are factors. In those behind, `tail` says for both sides lambda, what of the other row counts,
+    and where a bias gets its 1. Returns the sum of squared errors.
     """
     lanes = _lanes(users)
     real = users.dtype.type
-    fall, fall_i = -lr * decay[0], -lr * decay[1]
+    back = -lr
+    fall, fall_i = back * decay[0], back * decay[1]
     total = 0.0
     for j in range(np.uint64(start), np.uint64(stop)):  # unsigned: no index counts from the end
         u, i = user[j], item[j]
@@ -1303,8 +1304,8 @@ def _train_tile(WHOLE, W, RANGED, user, item, rating, start, stop, users, items,
             p, q, at = _load(users, u, k), _load(items, i, k), k - WHOLE
             to_user = _load_once(tail, 1, at) * q + _load_once(tail, 2, at)
             to_item = _load_once(tail, 4, at) * p + _load_once(tail, 5, at)
-            _store(users, u, k, _plus(p, _load_once(tail, 0, at) * p) - g * to_user)
-            _store(items, i, k, _plus(q, _load_once(tail, 3, at) * q) - g * to_item)
+            _store(users, u, k, _plus(p, back * _load_once(tail, 0, at) * p) - g * to_user)
+            _store(items, i, k, _plus(q, back * _load_once(tail, 3, at) * q) - g * to_item)
     return total
 
 
@@ -1325,7 +1326,7 @@ def tile_kernel(WHOLE: int, W: int, RANGED: bool) -> Any:
         items,
         lr,
         decay,
-        tails,
+        tail,
         mean,
         low,
         high,
@@ -1345,7 +1346,7 @@ def tile_kernel(WHOLE: int, W: int, RANGED: bool) -> Any:
                 _let_others()
             squared[r, b] = _train_tile(
                 WHOLE, W, RANGED, user, item, rating, bounds[r, b], bounds[r, b + 1], users, items, lr[r], decay,
-                tails[r], mean, low, high,
+                tail, mean, low, high,
             )  # fmt: skip
             _add(shared, of_users, 1)
             _add(shared, of_items, 1)
