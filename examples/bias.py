@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     picture = args.out / "bias.png"
     try:
         _, axes = explain.item_map(trainer, ratings, x=1, y=min(2, args.factors), ax=True)
-        axes.figure.savefig(picture, dpi=150)
+        axes.figure.savefig(picture, dpi=100)
         print(f"\nThe map of these components: {picture}", end="")
     except ImportError as error:
         print(f"\nNo map of these components: {error}", end="")

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -748,11 +749,11 @@ class _NoBar:
 
 @contextlib.contextmanager
 def _bar(total: int, progress: bool | None) -> Iterator[Any]:
-    if progress is False:
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    if not (terminal if progress is None else progress):
         yield _NoBar
         return
     from tqdm import tqdm  # not at import: it would slow `import minicf`
 
-    disable = None if progress is None else not progress  # None: tqdm is silent off a terminal
-    with tqdm(total=total, unit=" ratings", unit_scale=True, disable=disable, leave=False) as bar:
+    with tqdm(total=total, unit=" ratings", unit_scale=True, leave=False) as bar:
         yield bar

@@ -10,7 +10,7 @@ import numpy as np
 
 import minicf
 from bench.data import Table
-from bench.rivals import SEED, Contender, MiniBatch, Task, Turn, planted_tables, seen_rows, timed
+from bench.rivals import SEED, Contender, MiniBatch, Task, Turn, planted_tables, seen_rows, timed, trainings
 from bench.settings import Setting
 from minicf import scoring
 from minicf.backends import get_backend
@@ -216,4 +216,4 @@ class Reach(Contender):
         return self.check()["mse"]
 
     def turn(self) -> Turn:
-        return Turn(timed(self._train), 1)
+        return trainings(self._train)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.data import Table
-from bench.rivals import SEED, Absent, Contender, Task, Turn, timed
+from bench.rivals import SEED, Absent, Contender, Task, Turn, timed, trainings
 from bench.settings import Setting
 from minicf import rng
 
@@ -72,7 +72,7 @@ class OneByOne(Contender):
     def turn(self) -> Turn:
         """An epoch of several, by difference: both engines prepare their tables within `fit`."""
         if self.reaching:
-            return Turn(timed(lambda: self.train(self.setting.epochs)), 1)
+            return trainings(lambda: self.train(self.setting.epochs))
         one, more = timed(lambda: self.train(1)), timed(lambda: self.train(3))
         return Turn(max(more - one, 1e-9), 2 * len(self.user))
 
