@@ -272,8 +272,9 @@ HOT_PATHS: dict[str, tuple[str, float, str]] = {
     "adam-sparse-64": ("roots: one for each of 2 × 64 elements", 2.0 * 64, "ceiling-roots"),
     # Three products (forward, and two backward) with 100 × 70 weights, two operations each.
     "net-64": ("products: 6 × 100 × 70 operations", 6.0 * 7_000, "ceiling-product-1"),
-    # K = 64 and a bias column for each side: rows of 80 numbers, read and written.
-    "rating-64-threads-1": ("rows: read and written, 2 × 320 bytes", _rows_bytes(80, 1, 2), "ceiling-rows-1"),
+    # K = 64 and the biases: rows of 80 numbers, read and written. The item's comes from the second cache; the users' of
+    # four strands stay in the first.
+    "rating-64-threads-1": ("rows: the item's 320 bytes read and written", _rows_bytes(80, 1, 1), "ceiling-rows-1"),
     # All items by 64 factors.
     "top10": ("products: 2 × 64 × 10,681 operations a user", 2.0 * 64 * 10_681, "ceiling-product-2"),
 }
