@@ -146,6 +146,22 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "block = max(1, _BLOCK // batch_size)",
     ): "how many steps lie between two replays changes none of them",
     (
+        "backends/numba_kernels.py", "arguments of _plus swapped",
+        "_plus(early[1], late[0] * early[1] + late[1] * early[3]),",
+    ): "a sum",
+    (
+        "backends/numba_kernels.py", "arguments of _plus swapped",
+        "_store(w, s, k, _plus(wk, a * wk + b * _load(table, row, W + k)))",
+    ): "a sum",
+    (
+        "backends/numba_kernels.py", "0 -> 1",
+        "if one >= 0:",
+    ): "the column behind the factors is 1 at least, and -1 where there is none",
+    (
+        "backends/numba_kernels.py", "2 -> 3 #2",
+        "b1, b2, more1, more2 = powers[gap, 0], powers[gap, 1], powers[gap, 2], powers[gap, 3]",
+    ): "float64 rounds nothing off that would be left there; in float32 it is a last place, once a call",
+    (
         "rng.py", "18 -> 17",
         "_CHUNK = 1 << 18",
     ): "bounds memory alone",
