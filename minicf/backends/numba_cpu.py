@@ -42,6 +42,7 @@ _told: set[str] = set()  # what was said once
 
 NAME = "numba"
 uniform = passes.uniform
+"""What a trainer draws the first weights with."""
 
 
 def unavailable() -> str | None:
@@ -519,7 +520,7 @@ class Program(base.Program):
     def train_tiles(self, tiles: Tiles, rounds: np.ndarray, learning_rates: np.ndarray) -> Progress:
         if self._tiled is None:
             self._tiled = self._describe_tiles()
-        if self._tiled == ():
+        if not self._tiled:
             return super().train_tiles(tiles, rounds, learning_rates)
         kernel, decays, tail = self._tiled
         heads = self._heads

@@ -128,7 +128,7 @@ class Moments(NamedTuple):
     """Adam: scalars of each step of the call, and the tables of (C3) … (C5)."""
 
     scalars: Any  # (steps, 4): -lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), eps of tables ((U9) if sparse), -lr
-    betas: Any  # (2,): 1 - beta1, 1 - beta2
+    fresh: Any  # (2,): 1 - beta1, 1 - beta2: how much of the new goes into a moment
     powers: Any  # (steps + 2, 4): beta1^n, beta2^n, and what rounding took off each
     sums: Any  # (classes, steps + 1, 7) float64: M_0 … M_5, and the product of f over the steps before
     fades: Any  # (steps + 2, 2) float64: (beta1 / sqrt beta2)^n, beta2^(-n/2)
@@ -654,10 +654,10 @@ def _idle_step(w, m, v, l2, c1, c2, step, root, eps):
 
 
 @_inline
-def _adam_replay(W, table, row, scalars, betas, decay, start, stop):
+def _adam_replay(W, table, row, scalars, fresh, decay, start, stop):
     """Idle steps start … stop-1 of a row, one by one, in registers; four vectors at once, so that none waits."""
     lanes = _lanes(table)
-    c1, c2 = betas[0], betas[1]
+    c1, c2 = fresh[0], fresh[1]
     whole = W // (4 * lanes) * 4 * lanes
     for k in range(0, whole, 4 * lanes):
         k1, k2, k3 = k + lanes, k + 2 * lanes, k + 3 * lanes
@@ -710,13 +710,13 @@ def _adam_replay(W, table, row, scalars, betas, decay, start, stop):
 
 
 @_inline
-def _adam_replay_rows(W, table, r0, r1, r2, r3, r4, r5, r6, r7, scalars, betas, decay, start, stop):
+def _adam_replay_rows(W, table, r0, r1, r2, r3, r4, r5, r6, r7, scalars, fresh, decay, start, stop):
     """The same for eight rows with "l2": eight vectors to choose from hide how long a root and a division take.
 
     One row may stand in several places: it is then moved several times from the same values to the same.
     """
     lanes = _lanes(table)
-    c1, c2 = betas[0], betas[1]
+    c1, c2 = fresh[0], fresh[1]
     for k in range(0, W, lanes):
         d = _load(decay, 0, k)
         w0, m0, v0 = _load(table, r0, k), _load(table, r0, W + k), _load(table, r0, 2 * W + k)
@@ -800,7 +800,7 @@ def _adam_move(one, w, m, v, less, total, e, c2, c3, c4, c5):
 
 
 @_inline
-def _adam_caught_up(W, table, last, row, scalars, betas, decay, good, factors, bias, stop):
+def _adam_caught_up(W, table, last, row, scalars, fresh, decay, good, factors, bias, stop):
     """Replay what cannot be summed; return the step up to which the row then stands."""
     start = last[row]
     if start == stop or (good[factors, start] and good[bias, start]):
@@ -808,21 +808,21 @@ def _adam_caught_up(W, table, last, row, scalars, betas, decay, good, factors, b
     until = start + 1  # up to the first step from which both sums are exact enough
     while until < stop and not (good[factors, until] and good[bias, until]):
         until += 1
-    _adam_replay(W, table, row, scalars, betas, decay, start, until)
+    _adam_replay(W, table, row, scalars, fresh, decay, start, until)
     last[row] = until
     return until
 
 
 @_inline
 def _adam_gather(
-    W, n, rows, table, last, w, t, sparse, scalars, betas, decay, sums, fades, good, eps, factors, bias, column
+    W, n, rows, table, last, w, t, sparse, scalars, fresh, decay, sums, fades, good, eps, factors, bias, column
 ):
     """The batch's rows as they stand before step t, into the buffers. Moments stay behind, see `_adam_scatter`."""
     lanes = _lanes(table)
     real = table.dtype.type
     for s in range(n):
         row = rows[s]
-        start = t if sparse else _adam_caught_up(W, table, last, row, scalars, betas, decay, good, factors, bias, t)
+        start = t if sparse else _adam_caught_up(W, table, last, row, scalars, fresh, decay, good, factors, bias, t)
         if start == t:
             for k in range(0, W, lanes):
                 _store(w, s, k, _load(table, row, k))
@@ -839,10 +839,10 @@ def _adam_gather(
 
 
 @_inline
-def _adam_scatter(W, n, rows, table, last, w, g, t, sparse, scalars, betas, decay, powers, one):
+def _adam_scatter(W, n, rows, table, last, w, g, t, sparse, scalars, fresh, decay, powers, one):
     """Step t of the batch's rows (U6, U7, U8): the moments fade over the missed steps and this one at once."""
     lanes = _lanes(table)
-    c1, c2 = betas[0], betas[1]
+    c1, c2 = fresh[0], fresh[1]
     step, root, eps, lr = scalars[t, 0], scalars[t, 1], scalars[t, 2], scalars[t, 3]
     for s in range(n):
         row = rows[s]
@@ -865,13 +865,13 @@ def _adam_scatter(W, n, rows, table, last, w, g, t, sparse, scalars, betas, deca
 
 @_inline
 def _adam_flush(
-    W, table, last, first, beyond, steps, scalars, betas, decay, powers, sums, fades, good, eps, factors, bias, column
+    W, table, last, first, beyond, steps, scalars, fresh, decay, powers, sums, fades, good, eps, factors, bias, column
 ):
     """Bring rows first … beyond-1 to the end of the call, where counting starts again."""
     lanes = _lanes(table)
     real = table.dtype.type
     for row in range(first, beyond):
-        start = _adam_caught_up(W, table, last, row, scalars, betas, decay, good, factors, bias, steps)
+        start = _adam_caught_up(W, table, last, row, scalars, fresh, decay, good, factors, bias, steps)
         last[row] = 0
         if start == steps:
             continue
@@ -1103,11 +1103,11 @@ def _linear_dense(w, g, v, decay, kind, lr, mu, nesterov):
 
 
 @_inline
-def _adam_dense(w, g, m, v, decay, kind, scalars, betas, eps, t):
+def _adam_dense(w, g, m, v, decay, kind, scalars, fresh, eps, t):
     """The optimiser's step on the dense layers: (U1) … (U3), (U6) … (U8)."""
     real = w.dtype.type
     step, root, lr, eps = scalars[t, 0], scalars[t, 1], scalars[t, 3], real(eps)
-    c1, c2 = betas[0], betas[1]
+    c1, c2 = fresh[0], fresh[1]
     added = decay.dtype.type(1 if kind == 1 else 0)
     apart = lr if kind == 2 else real(0)
     for i in range(len(w)):
@@ -1132,7 +1132,7 @@ def epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
         ucf, ucb, uc, uo = users.factors, users.bias, users.column, users.one
         icf, icb, ic, io = items.factors, items.bias, items.column, items.one
         if ADAM:
-            scalars, betas, powers = opt.scalars, opt.betas, opt.powers
+            scalars, fresh, powers = opt.scalars, opt.fresh, opt.powers
             sums, fades, good, eps = opt.sums, opt.fades, opt.good, opt.eps
         else:
             products, constant, logs, inject = opt.products, opt.constant, opt.logs, opt.inject
@@ -1149,11 +1149,11 @@ def epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
             ni = _place(item, order, lo, batch, i_slot, i_rows, i_count, i_place)
             if ADAM:
                 _adam_gather(
-                    W, nu, u_rows, u_table, u_last, u_w, t, sparse, scalars, betas, u_decay, sums, fades, good,
+                    W, nu, u_rows, u_table, u_last, u_w, t, sparse, scalars, fresh, u_decay, sums, fades, good,
                     eps, ucf, ucb, uc,
                 )  # fmt: skip
                 _adam_gather(
-                    W, ni, i_rows, i_table, i_last, i_w, t, sparse, scalars, betas, i_decay, sums, fades, good,
+                    W, ni, i_rows, i_table, i_last, i_w, t, sparse, scalars, fresh, i_decay, sums, fades, good,
                     eps, icf, icb, ic,
                 )  # fmt: skip
             else:
@@ -1181,8 +1181,8 @@ def epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
                 done = t
                 break
             if ADAM:
-                _adam_scatter(W, nu, u_rows, u_table, u_last, u_w, u_g, t, sparse, scalars, betas, u_decay, powers, uo)
-                _adam_scatter(W, ni, i_rows, i_table, i_last, i_w, i_g, t, sparse, scalars, betas, i_decay, powers, io)
+                _adam_scatter(W, nu, u_rows, u_table, u_last, u_w, u_g, t, sparse, scalars, fresh, u_decay, powers, uo)
+                _adam_scatter(W, ni, i_rows, i_table, i_last, i_w, i_g, t, sparse, scalars, fresh, i_decay, powers, io)
             else:
                 _linear_scatter(
                     W, SLOTS, nu, u_rows, u_table, u_last, u_g, t, sparse, products, constant, logs,
@@ -1194,7 +1194,7 @@ def epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
                 )  # fmt: skip
             if NET:
                 if ADAM:
-                    _adam_dense(nets.w, nets.d_w, nets.slot1, nets.slot2, nets.decay, nets.kind, scalars, betas, eps, t)
+                    _adam_dense(nets.w, nets.d_w, nets.slot1, nets.slot2, nets.decay, nets.kind, scalars, fresh, eps, t)
                 else:
                     _linear_dense(
                         nets.w, nets.d_w, nets.slot1, nets.decay, nets.kind, opt.rate[t], opt.momentum, opt.nesterov
@@ -1207,11 +1207,11 @@ def epoch_kernel(W: int, SLOTS: int, NET: bool) -> Any:
         elif ADAM:
             if flush:
                 _adam_flush(
-                    W, u_table, u_last, 0, len(u_table), done, scalars, betas, u_decay, powers, sums, fades, good, eps,
+                    W, u_table, u_last, 0, len(u_table), done, scalars, fresh, u_decay, powers, sums, fades, good, eps,
                     ucf, ucb, uc,
                 )  # fmt: skip
                 _adam_flush(
-                    W, i_table, i_last, 0, len(i_table), done, scalars, betas, i_decay, powers, sums, fades, good, eps,
+                    W, i_table, i_last, 0, len(i_table), done, scalars, fresh, i_decay, powers, sums, fades, good, eps,
                     icf, icb, ic,
                 )  # fmt: skip
         else:
@@ -1231,7 +1231,7 @@ def replay_kernel(W: int) -> Any:
     def replay(users, items, named, steps, opt, claims):
         """Of the rows that the block names, or of all others; chunk by chunk, as long as `claims` has one left."""
         control = _exchange_mxcsr(_FLUSH)
-        scalars, betas, powers, sums, fades = opt.scalars, opt.betas, opt.powers, opt.sums, opt.fades
+        scalars, fresh, powers, sums, fades = opt.scalars, opt.fresh, opt.powers, opt.sums, opt.fades
         good, eps = opt.good, opt.eps
         n_users, n_items = len(users.arrays[0]), len(items.arrays[0])
         first_of_items = (n_users + CHUNK - 1) // CHUNK
@@ -1254,7 +1254,7 @@ def replay_kernel(W: int) -> Any:
                 if marks[row] == named:
                     if last[row] > 0 or summed:
                         _adam_flush(
-                            W, table, last, row, row + 1, steps, scalars, betas, decay, powers, sums, fades, good, eps,
+                            W, table, last, row, row + 1, steps, scalars, fresh, decay, powers, sums, fades, good, eps,
                             factors, bias, column,
                         )  # fmt: skip
                     else:
@@ -1264,7 +1264,7 @@ def replay_kernel(W: int) -> Any:
                     group[n:] = group[n - 1]
                     _adam_replay_rows(
                         W, table, group[0], group[1], group[2], group[3], group[4], group[5], group[6], group[7],
-                        scalars, betas, decay, 0, steps,
+                        scalars, fresh, decay, 0, steps,
                     )  # fmt: skip
                     n = 0
         _exchange_mxcsr(control)

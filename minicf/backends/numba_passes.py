@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from minicf import rng
 from minicf.backends.numba_cache import kept
 
-_GOLDEN, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_GOLDEN, _MIX1, _MIX2 = (np.uint64(x) for x in (rng.GOLDEN, rng._MIX1, rng._MIX2))
 
 
 def _jit(function: Any, **options: Any) -> Any:
