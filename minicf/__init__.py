@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from minicf.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, PrintEpochs
 from minicf.checking import check_gradients
-from minicf.data import Ratings, Vocabulary, load_movielens
+from minicf.data import Ratings, Vocabulary
+from minicf.datasets import load_movielens
 from minicf.files import FileError, load_weights, save_weights
 from minicf.models import Dot, DotBias, Hybrid, Net
 from minicf.optim import SGD, Adam

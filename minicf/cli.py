@@ -259,7 +259,7 @@ def _write(frame: pd.DataFrame, path: str, header: bool = True) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from minicf.data import load_movielens
+    from minicf.datasets import load_movielens
     from minicf.recommender import Recommender
 
     columns = {role: getattr(options, f"{role}_column") for role in COLUMNS}
@@ -363,7 +363,7 @@ def _titled(recommender: Any, title: str) -> int:
 
 
 def _explore(options: argparse.Namespace) -> None:
-    from minicf.data import load_movielens
+    from minicf.datasets import load_movielens
     from minicf.explain import explore
 
     recommender = _load(options.model)

@@ -14,7 +14,8 @@ import pytest
 
 import minicf
 from minicf import metrics
-from minicf.data import Ratings, Vocabulary, load_movielens
+from minicf.data import Ratings, Vocabulary
+from minicf.datasets import load_movielens
 from minicf.models import Dot, DotBias, Hybrid, Net
 from minicf.optim import SGD, Adam
 from minicf.recommender import Recommender, load

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minicf.data import Ratings, UnknownIdError, Vocabulary, load_movielens
+from minicf.data import Ratings, UnknownIdError, Vocabulary
 from minicf.datasets import build_movielens as build
+from minicf.datasets import load_movielens
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)

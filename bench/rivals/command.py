@@ -21,8 +21,8 @@ trainer.fit(train, epochs=1, progress=False)
 print(trainer.history[-1]["train_mse"])
 """,
     "PyTorch": """
-import numpy as np, torch, minicf.data
-train, valid = minicf.data.load_movielens().split()
+import numpy as np, torch, minicf.datasets
+train, valid = minicf.datasets.load_movielens().split()
 user, item, rating = (torch.as_tensor(x.copy()) for x in (train.user, train.item, train.rating))
 table = torch.nn.Embedding
 tables = [table(train.n_users, 50), table(train.n_items, 50), table(train.n_users, 1), table(train.n_items, 1)]
@@ -42,8 +42,8 @@ for rows in torch.randperm(len(user)).split(64):
 print(total / len(user))
 """,
     "JAX": """
-import numpy as np, minicf.data, jax, jax.numpy as jnp
-train, valid = minicf.data.load_movielens().split()
+import numpy as np, minicf.datasets, jax, jax.numpy as jnp
+train, valid = minicf.datasets.load_movielens().split()
 random = np.random.default_rng(0)
 sizes = {"p": (train.n_users, 50), "q": (train.n_items, 50), "b": (train.n_users,), "c": (train.n_items,)}
 w = {k: jnp.asarray(random.uniform(-0.01, 0.01, s), jnp.float32) for k, s in sizes.items()}
@@ -68,8 +68,8 @@ print(float(errors.mean()))
     "Keras": """
 import os
 os.environ["KERAS_BACKEND"] = "jax"
-import keras, minicf.data
-train, valid = minicf.data.load_movielens().split()
+import keras, minicf.datasets
+train, valid = minicf.datasets.load_movielens().split()
 user, item = keras.Input((1,), dtype="int32"), keras.Input((1,), dtype="int32")
 near0 = keras.initializers.RandomUniform(-0.01, 0.01)
 def table(rows, width, index):

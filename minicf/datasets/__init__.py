@@ -1,1 +1,5 @@
-"""Data that travel with minicf. Terms of use and citation: ``MOVIELENS.txt``."""
+"""Data sets: MovieLens, packaged or from a file. Terms of use and citation: ``MOVIELENS.txt``."""
+
+from minicf.datasets.movielens import load_movielens
+
+__all__ = ["load_movielens"]

@@ -1,0 +1,526 @@
+"""Ratings tables: from a frame to contiguous indices, and the splits.
+
+Names: ``user`` and ``item`` are contiguous indices (0, 1, 2, ...), a *user id* or *item id* is what
+the caller gave. Everything is checked here, once, where a table becomes `Ratings`; what comes after
+trusts the indices.
+"""
+
+from __future__ import annotations
+
+import logging
+import numbers
+from collections.abc import Hashable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from minicf.arguments import check_flag, check_seed, check_unmasked
+from minicf.data.checks import (
+    MAX_INT32,
+    as_series,
+    frozen,
+    id_values,
+    object_array,
+    one_dimensional,
+    plural,
+    rating_values,
+    shown,
+    time_values,
+)
+from minicf.data.ids import Vocabulary
+
+log = logging.getLogger("minicf")
+
+PLAUSIBLE = 10_000_000  # an index up to here, or 100 times the number of rows, is taken at its word
+
+
+class Ratings:
+    """A table of ratings with contiguous indices; it does not change.
+
+    Made by `from_frame` or `load_movielens`; this constructor takes indices.
+
+    Parameters
+    ----------
+    user, item : array-like of int, shape (n,)
+        Indices from 0. A pair may occur more than once here: it is `from_frame` that has a policy.
+    rating : array-like of float, shape (n,)
+        Finite.
+    users, items : Vocabulary or int, optional
+        The ids behind the indices; a number n stands for the ids 0 ... n - 1, the default for the
+        largest index plus one.
+    timestamp : array-like of int, shape (n,), optional
+        Seconds since 1970, UTC.
+    titles, genres : array-like of str, shape (n_items,), optional
+        In the order of ``items.ids``; None where there is none.
+
+    Attributes
+    ----------
+    user, item : ndarray of int32
+    rating : ndarray of float32
+    timestamp : ndarray of int64, or None
+    users, items : Vocabulary
+    titles, genres : ndarray of object (str or None), or None
+        Arrays are copies and read-only: 12 bytes per rating, 20 with timestamps.
+
+    Raises
+    ------
+    ValueError
+        For no rows, unequal lengths, indices outside the vocabulary, ratings that are not finite.
+    """
+
+    __slots__ = ("__weakref__", "genres", "item", "items", "rating", "timestamp", "titles", "user", "users")
+
+    user: NDArray[np.int32]
+    item: NDArray[np.int32]
+    rating: NDArray[np.float32]
+    timestamp: NDArray[np.int64] | None
+    users: Vocabulary
+    items: Vocabulary
+    titles: NDArray[np.object_] | None
+    genres: NDArray[np.object_] | None
+
+    def __init__(
+        self,
+        user: ArrayLike,
+        item: ArrayLike,
+        rating: ArrayLike,
+        users: Vocabulary | int | None = None,
+        items: Vocabulary | int | None = None,
+        timestamp: ArrayLike | None = None,
+        titles: Any = None,
+        genres: Any = None,
+    ) -> None:
+        _check_count(np.shape(rating))
+        columns = pd.Series(one_dimensional(rating, "rating"))
+        if len(columns) == 0:
+            raise ValueError("no ratings: a table needs at least one row")
+        self.rating = frozen(rating_values(columns, "rating"))
+        n = len(self.rating)
+        self.user, self.users = _checked_indices(user, users, n, "user")
+        self.item, self.items = _checked_indices(item, items, n, "item")
+        self.timestamp = None
+        if timestamp is not None:
+            times = pd.Series(one_dimensional(timestamp, "timestamp", n))
+            self.timestamp = frozen(time_values(times, "timestamp"))
+        self.titles = _checked_texts(titles, len(self.items), "titles")
+        self.genres = _checked_texts(genres, len(self.items), "genres")
+
+    @classmethod
+    def _trusted(
+        cls,
+        user: NDArray[np.int32],
+        item: NDArray[np.int32],
+        rating: NDArray[np.float32],
+        timestamp: NDArray[np.int64] | None,
+        users: Vocabulary,
+        items: Vocabulary,
+        titles: NDArray[np.object_] | None,
+        genres: NDArray[np.object_] | None,
+    ) -> Ratings:
+        """Take over arrays that are right already and belong to nobody else."""
+        self = cls.__new__(cls)
+        self.user, self.item, self.rating = frozen(user), frozen(item), frozen(rating)
+        self.timestamp = None if timestamp is None else frozen(timestamp)
+        self.users, self.items, self.titles, self.genres = users, items, titles, genres
+        return self
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        user: str = "userId",
+        item: str = "movieId",
+        rating: str = "rating",
+        timestamp: str | None = None,
+        titles: Mapping[Any, str] | pd.Series | None = None,
+        genres: Mapping[Any, str] | pd.Series | None = None,
+        duplicates: Literal["error", "last", "mean"] = "error",
+    ) -> Ratings:
+        """Make ratings from any table; the frame is not changed and the row order is kept.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            One row per rating. Its index is not looked at.
+        user, item : str
+            Columns of ids: integers or text, in any order, with gaps; also categorical, nullable
+            and Arrow columns of these. Floats are taken for integers if every one of them is
+            whole; booleans, dates and mixtures are refused.
+        rating : str
+            Column of finite numbers, stored as float32. Text is refused, even if it looks like
+            numbers.
+        timestamp : str, optional
+            Column of whole seconds since 1970, or of dates (no zone means UTC; cut to the second).
+        titles, genres : mapping or Series from item id to text, optional
+            May name items that nobody rated, and lack some that are.
+        duplicates : {"error", "last", "mean"}, default "error"
+            What to do where a user rated an item more than once. "last" keeps the last row of the
+            table, "mean" puts the mean rating in its place, with the latest timestamp. How many
+            rows went is logged at level INFO.
+
+        Raises
+        ------
+        ValueError
+            With the row (by position, from 0), the value and the remedy: missing columns, no rows,
+            missing or mixed ids, ratings that are missing, infinite or no numbers, duplicate pairs.
+        """
+        if not isinstance(frame, pd.DataFrame):
+            raise TypeError(f"expected a pandas DataFrame, got {type(frame).__name__}")
+        if duplicates not in ("error", "last", "mean"):
+            raise ValueError(f'duplicates={duplicates!r}: it is "error", "last" or "mean"')
+        wanted = {"user": user, "item": item, "rating": rating}
+        columns = _columns(frame, wanted if timestamp is None else wanted | {"timestamp": timestamp})
+        if len(frame) == 0:
+            raise ValueError("the table has no rows: ratings need at least one")
+        _check_count(frame.shape)
+        user_index, users = encode(columns["user"], user)
+        item_index, items = encode(columns["item"], item)
+        stars = rating_values(columns["rating"], rating)
+        times = None if timestamp is None else time_values(columns["timestamp"], timestamp)
+        ratings = cls._trusted(
+            user_index,
+            item_index,
+            stars,
+            times,
+            users,
+            items,
+            _aligned_texts(titles, items, "titles"),
+            _aligned_texts(genres, items, "genres"),
+        )
+        return ratings._unique_pairs(duplicates)
+
+    def _unique_pairs(self, policy: str) -> Ratings:
+        pair = pd.Series(self.user.astype(np.int64) * self.n_items + self.item)
+        extra = pair.duplicated(keep="last").to_numpy()
+        if not extra.any():
+            return self
+        if policy == "error":
+            row = int(extra.argmax())
+            rows = np.flatnonzero(pair.to_numpy() == pair[row])
+            item, user = self.items.ids[self.item[row]], self.users.ids[self.user[row]]
+            raise ValueError(
+                f"rows {rows[0]} and {rows[1]} (from 0) are both ratings of item "
+                f"{shown(item)} by user {shown(user)}: "
+                f"{self.rating[rows[0]]} and {self.rating[rows[1]]} "
+                f"({plural(int(extra.sum()), 'row')} too many in all); "
+                'say duplicates="last" or duplicates="mean", or drop them'
+            )
+        log.info("duplicates=%r: %s went", policy, plural(int(extra.sum()), "row"))
+        kept = self.take(~extra)
+        if policy == "last":
+            return kept
+        groups = pd.factorize(pair[::-1])[0][::-1]  # numbered from the end, as last rows are kept
+        total = np.bincount(groups, weights=self.rating)
+        mean = (total / np.bincount(groups))[::-1].astype(np.float32)
+        latest = None
+        if self.timestamp is not None:
+            latest = np.full(len(kept), np.iinfo(np.int64).min)
+            np.maximum.at(latest, groups, self.timestamp)
+            latest = latest[::-1].copy()
+        return Ratings._trusted(kept.user, kept.item, mean, latest, self.users, self.items, self.titles, self.genres)
+
+    def __len__(self) -> int:
+        return len(self.rating)
+
+    def __repr__(self) -> str:
+        low, high = (np.format_float_positional(edge, trim="0") for edge in (self.rating.min(), self.rating.max()))
+        counts = (
+            plural(len(self), "rating"),
+            plural(self.n_users, "user"),
+            plural(self.n_items, "item"),
+        )
+        return f"Ratings({', '.join(counts)}, stars {low} … {high})"
+
+    @property
+    def n_users(self) -> int:
+        """Number of users in the vocabulary; a split may hold ratings of fewer."""
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items in the vocabulary; a split may hold ratings of fewer."""
+        return len(self.items)
+
+    @property
+    def mean(self) -> float:
+        """Mean rating, summed in float64."""
+        return float(self.rating.mean(dtype=np.float64))
+
+    def user_counts(self) -> NDArray[np.int64]:
+        """Return the number of ratings of each user, shape (n_users,)."""
+        return np.bincount(self.user, minlength=self.n_users)
+
+    def item_counts(self) -> NDArray[np.int64]:
+        """Return the number of ratings of each item, shape (n_items,)."""
+        return np.bincount(self.item, minlength=self.n_items)
+
+    def frame(self) -> pd.DataFrame:
+        """Return a new table in the caller's ids: userId, movieId, rating, timestamp if any."""
+        columns: dict[str, NDArray[Any]] = {
+            "userId": self.users.ids[self.user],
+            "movieId": self.items.ids[self.item],
+            "rating": self.rating.copy(),
+        }
+        if self.timestamp is not None:
+            columns["timestamp"] = self.timestamp.copy()
+        return pd.DataFrame(columns)
+
+    def top(self, n_users: int = 15, n_items: int = 15) -> pd.DataFrame:
+        """Return the ratings of the most rated items by the most active users, crosswise.
+
+        Parameters
+        ----------
+        n_users, n_items : int
+            Most rows and columns; at equal counts the smaller id goes first.
+
+        Returns
+        -------
+        DataFrame of float32
+            Rows are user ids, columns item ids, both ascending; NaN where there is no rating.
+        """
+        users = _most_frequent(self.user_counts(), n_users, "n_users")
+        items = _most_frequent(self.item_counts(), n_items, "n_items")
+        row_of = np.full(self.n_users, -1)
+        row_of[users] = np.arange(len(users))
+        column_of = np.full(self.n_items, -1)
+        column_of[items] = np.arange(len(items))
+        row, column = row_of[self.user], column_of[self.item]
+        inside = (row >= 0) & (column >= 0)
+        table = np.full((len(users), len(items)), np.nan, np.float32)
+        table[row[inside], column[inside]] = self.rating[inside]
+        return pd.DataFrame(
+            table,
+            index=pd.Index(self.users.ids[users], name="userId"),
+            columns=pd.Index(self.items.ids[items], name="movieId"),
+        )
+
+    def take(self, rows: ArrayLike) -> Ratings:
+        """Return some of the rows, in the order asked, with the same vocabularies and titles.
+
+        Parameters
+        ----------
+        rows : array-like of int, or of bool with one value per row
+            Positions from 0, or a mask.
+        """
+        check_unmasked("rows", rows)
+        chosen = np.asarray(rows)
+        n = len(self)
+        if chosen.dtype == bool and chosen.shape == (n,):
+            chosen = np.flatnonzero(chosen)
+        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+            raise ValueError(
+                f"rows have dtype {chosen.dtype} and shape {chosen.shape}: pass a 1-d array of "
+                f"positions, or a mask of {n:,} booleans"
+            )
+        if chosen.size == 0:
+            raise ValueError("no rows are left: ratings need at least one")
+        bad = (chosen < 0) | (chosen >= n)
+        if bad.any():
+            raise ValueError(f"row {chosen[bad.argmax()]} is not one of 0 ... {n - 1}")
+        return Ratings._trusted(
+            self.user[chosen],
+            self.item[chosen],
+            self.rating[chosen],
+            None if self.timestamp is None else self.timestamp[chosen],
+            self.users,
+            self.items,
+            self.titles,
+            self.genres,
+        )
+
+    def split(
+        self,
+        valid: float = 0.2,
+        seed: int = 42,
+        by: Literal["random", "time", "user"] = "random",
+        last: bool = True,
+    ) -> tuple[Ratings, Ratings]:
+        """Cut into disjoint (train, valid) parts that share the vocabularies.
+
+        Parameters
+        ----------
+        valid : float in (0, 1) or int
+            A share, rounded down, or a number of rows; per user if ``by="user"``.
+        seed : int
+            Of ``numpy.random.RandomState``; not used where nothing is drawn.
+        by : {"random", "time", "user"}
+            - "random": validation rows are ``RandomState(seed).permutation(n)[:int(valid * n)]``,
+              the rows (and, with seed 42, the split) of fast.ai's lesson.
+            - "time": the latest rows of the table; of equal times, the later rows.
+            - "user": rows of each user, but a user keeps at least one for training.
+        last : bool
+            For ``by="user"``: a user's latest rows (True), or random ones (False).
+
+        Returns
+        -------
+        train, valid : Ratings
+            Both in the order of the table, but the validation rows of "random" in the order of
+            the permutation.
+        """
+        n = len(self)
+        _check_valid(valid)
+        last = check_flag("last", last)
+        if by not in ("random", "time", "user"):
+            raise ValueError(f'by={by!r}: it is "random", "time" or "user"')
+        if by == "time" or (by == "user" and last):
+            if self.timestamp is None:
+                other = 'by="random"' if by == "time" else "last=False"
+                raise ValueError(
+                    f"by={by!r} needs timestamps and these ratings have none: give the column, "
+                    f"from_frame(..., timestamp=...), or split with {other}"
+                )
+            order = np.argsort(self.timestamp, kind="stable")
+        else:
+            order = np.random.RandomState(check_seed("seed", seed)).permutation(n)
+        if by == "user":
+            chosen = self._last_of_each_user(order, valid)
+        else:
+            size = int(valid) if isinstance(valid, int | np.integer) else int(valid * n)
+            if not 0 < size < n:
+                raise ValueError(
+                    f"valid={valid!r} of {plural(n, 'rating')} leaves {max(n - size, 0):,} for "
+                    f"training and {size:,} for validation: both need at least one"
+                )
+            chosen = order[:size] if by == "random" else np.sort(order[n - size :])
+        train = np.ones(n, bool)
+        train[chosen] = False
+        return self.take(train), self.take(chosen)
+
+    def _last_of_each_user(self, order: NDArray[np.intp], valid: float) -> NDArray[np.intp]:
+        """Return, ascending, the rows that come last in `order` among those of their user."""
+        counts = self.user_counts()
+        whole = isinstance(valid, int | np.integer)
+        wanted = np.full(len(counts), valid) if whole else (valid * counts).astype(np.int64)
+        sizes = np.minimum(wanted, counts - 1)
+        grouped = order[np.argsort(self.user[order], kind="stable")]
+        user = self.user[grouped]
+        after = np.cumsum(counts)[user] - np.arange(len(user)) - 1  # rows of the user still to come
+        chosen = np.sort(grouped[after < sizes[user]])
+        if chosen.size == 0:
+            raise ValueError(
+                f"valid={valid!r} per user leaves nothing for validation: the most active user has "
+                f"{plural(int(counts.max()), 'rating')}, and one of them stays for training"
+            )
+        return chosen
+
+
+def _check_count(shape: tuple[int, ...]) -> None:
+    """Rows are counted in int32 where their order is shuffled; before anything of that size is touched."""
+    if shape and shape[0] > MAX_INT32:
+        raise ValueError(f"{shape[0]:,} ratings: at most {MAX_INT32:,} fit in an int32 index; take some of them")
+
+
+def _columns(frame: pd.DataFrame, wanted: Mapping[str, str]) -> dict[str, pd.Series]:
+    """Return the wanted columns by role, each exactly once there."""
+    for role, name in wanted.items():
+        if not isinstance(name, Hashable):
+            raise TypeError(f"{role}={name!r}: it must be the name of a column")
+    absent = {role: name for role, name in wanted.items() if name not in frame.columns}
+    if absent:
+        names = ", ".join(repr(name) for name in absent.values())
+        present = ", ".join(repr(name) for name in frame.columns) or "none"
+        call = ", ".join(f"{role}=..." for role in absent)
+        raise ValueError(f"no column {names}; present: {present}; name yours: from_frame(..., {call})")
+    found = {}
+    for role, name in wanted.items():
+        copies = list(frame.columns).count(name)
+        if copies > 1:
+            raise ValueError(f'{copies} columns are called "{name}": drop or rename all but one')
+        found[role] = frame[name]
+    return found
+
+
+def encode(column: pd.Series, name: str) -> tuple[NDArray[np.int32], Vocabulary]:
+    """Return the index of each row's id, and the vocabulary of ascending ids."""
+    codes, ids = pd.factorize(id_values(column, name), sort=True)
+    return codes.astype(np.int32), Vocabulary._trusted(np.asarray(ids))
+
+
+def _checked_indices(
+    values: ArrayLike, vocabulary: Vocabulary | int | None, n: int, name: str
+) -> tuple[NDArray[np.int32], Vocabulary]:
+    array = one_dimensional(values, name, n)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name} has dtype {array.dtype}: indices are integers; for ids use Ratings.from_frame")
+    if vocabulary is None:
+        vocabulary = int(array.max()) + 1
+        if max(100 * n, PLAUSIBLE) < vocabulary <= MAX_INT32:
+            raise ValueError(
+                f"{name}, row {int(array.argmax())} (from 0): index {vocabulary - 1} in {plural(n, 'rating')}, "
+                "and tables have a row for each index; if these are ids use Ratings.from_frame, "
+                f"else say {name}s={vocabulary}"
+            )
+    if not isinstance(vocabulary, Vocabulary):
+        if isinstance(vocabulary, bool) or not isinstance(vocabulary, int | np.integer):
+            raise TypeError(f"{name}s={vocabulary!r}: it is a Vocabulary or a number of ids")
+        # The ids of a count are made here: a wild index must not ask for gigabytes of them.
+        if vocabulary > MAX_INT32:
+            raise ValueError(f"{vocabulary:,} {name}s: at most {MAX_INT32:,} fit in an int32 index")
+        vocabulary = Vocabulary._trusted(np.arange(max(vocabulary, 0), dtype=np.int64))
+    bad = (array < 0) | (array >= len(vocabulary))
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"{name}, row {row} (from 0): index {array[row]} is not one of 0 ... "
+            f"{len(vocabulary) - 1}; for ids use Ratings.from_frame"
+        )
+    return frozen(array.astype(np.int32)), vocabulary
+
+
+def _checked_texts(texts: Any, n: int, name: str) -> NDArray[np.object_] | None:
+    """Return a read-only copy of texts in the order of the items."""
+    if texts is None:
+        return None
+    if isinstance(texts, Mapping):
+        raise TypeError(f"{name} is a mapping: give a list in the order of items.ids")
+    array = object_array(texts)
+    if len(array) != n:
+        raise ValueError(f"{name} has {len(array):,} values for {n:,} items: one per item")
+    for position, text in enumerate(array):
+        if not isinstance(text, str):
+            if not (pd.api.types.is_scalar(text) and pd.isna(text)):
+                raise ValueError(f"{name}, item {position} (from 0): {text!r} is not text")
+            array[position] = None
+    return frozen(array)
+
+
+def _aligned_texts(texts: Any, items: Vocabulary, name: str) -> NDArray[np.object_] | None:
+    """Return the text of each item, None where there is none."""
+    if texts is None:
+        return None
+    if not isinstance(texts, Mapping | pd.Series):
+        raise TypeError(f"{name} is a {type(texts).__name__}: give a dict or Series, item id -> text")
+    keys = as_series(texts.index if isinstance(texts, pd.Series) else list(texts.keys()))
+    repeated = keys.duplicated().to_numpy()
+    if repeated.any():
+        first = shown(keys[repeated.argmax()])
+        raise ValueError(f"{name} has the item {first} more than once: keep one")
+    where = items.index(keys, missing=-1)
+    if not (where >= 0).any():
+        raise ValueError(
+            f"{name} has none of the table's items: its first id is "
+            f"{keys.iloc[0] if len(keys) else None!r}, the table's is {items.ids.tolist()[0]!r}"
+        )
+    values = object_array(texts if isinstance(texts, pd.Series) else texts.values())
+    aligned = np.full(len(items), None, object)
+    aligned[where[where >= 0]] = values[where >= 0]
+    return _checked_texts(aligned, len(items), name)
+
+
+def _most_frequent(counts: NDArray[np.int64], n: int, name: str) -> NDArray[np.intp]:
+    """Return, ascending, the n indices with the highest counts; never one without ratings."""
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"{name}={n!r}: it is a whole number of at least 1")
+    order = np.argsort(-counts, kind="stable")[: min(n, int((counts > 0).sum()))]
+    return np.sort(order)
+
+
+def _check_valid(valid: Any) -> None:
+    number = isinstance(valid, numbers.Real) and not isinstance(valid, bool)
+    whole = isinstance(valid, int | np.integer)
+    if not number or not (valid >= 1 if whole else 0 < valid < 1):
+        raise ValueError(
+            f"valid={valid!r}: it is a share between 0 and 1, such as 0.2, or a number of rows, such as 20000"
+        )
