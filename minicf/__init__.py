@@ -2,15 +2,27 @@
 
 from typing import TYPE_CHECKING, Any
 
-from minicf.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, PrintEpochs
+from minicf import ops
 from minicf.checking import check_gradients
-from minicf.data import Ratings, Vocabulary
+from minicf.data import Bags, Batch, Ratings, Vocabulary
 from minicf.datasets import load_movielens
 from minicf.files import FileError, load_weights, save_weights
-from minicf.models import Dot, DotBias, Hybrid, Net
-from minicf.optim import SGD, Adam
-from minicf.schedules import Constant, Cosine, CosineRestarts, Exponential, OneCycle, Step
-from minicf.train import DivergenceError, History, Trainer
+from minicf.losses import Logistic, Loss, SquaredError
+from minicf.models import Dot, DotBias, Hybrid, Model, Net, Parameter
+from minicf.optim import SGD, Adam, Optimizer
+from minicf.registry import register
+from minicf.schedules import Constant, Cosine, CosineRestarts, Exponential, OneCycle, Schedule, Step
+from minicf.solvers import Gradient, Part, Progress, Solver
+from minicf.train import (
+    Callback,
+    Checkpoint,
+    CSVLog,
+    DivergenceError,
+    EarlyStopping,
+    History,
+    PrintEpochs,
+    Trainer,
+)
 
 if TYPE_CHECKING:
     from minicf.evaluation import cross_validate
@@ -34,6 +46,8 @@ if not TYPE_CHECKING:  # to a type checker, every name would be one of minicf's,
 
 __all__ = [
     "Adam",
+    "Bags",
+    "Batch",
     "CSVLog",
     "Callback",
     "Checkpoint",
@@ -46,14 +60,25 @@ __all__ = [
     "EarlyStopping",
     "Exponential",
     "FileError",
+    "Gradient",
     "History",
     "Hybrid",
+    "Logistic",
+    "Loss",
+    "Model",
     "Net",
     "OneCycle",
+    "Optimizer",
+    "Parameter",
+    "Part",
     "PrintEpochs",
+    "Progress",
     "Ratings",
     "Recommender",
     "SGD",
+    "Schedule",
+    "Solver",
+    "SquaredError",
     "Step",
     "Trainer",
     "Vocabulary",
@@ -62,5 +87,7 @@ __all__ = [
     "load",
     "load_movielens",
     "load_weights",
+    "ops",
+    "register",
     "save_weights",
 ]

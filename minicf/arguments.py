@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 
-def check_whole(name: str, value: Any, low: int, high: int | None = None) -> int:
+def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
     """`value` as an int from `low` to `high`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < low or (high is not None and value > high):
@@ -21,7 +21,7 @@ def check_whole(name: str, value: Any, low: int, high: int | None = None) -> int
 
 def check_seed(name: str, value: Any) -> int:
     """`value` as a seed that NumPy's generators take."""
-    return check_whole(name, value, 0, 2**32 - 1)
+    return check_int(name, value, 0, 2**32 - 1)
 
 
 def check_number(
@@ -46,7 +46,7 @@ def check_number(
     return number
 
 
-def check_flag(name: str, value: Any) -> bool:
+def check_bool(name: str, value: Any) -> bool:
     """`value` as a bool; "no", which counts as true, is none."""
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} is {value!r}; it must be True or False")

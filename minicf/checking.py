@@ -1,7 +1,7 @@
-"""Are the hand-derived gradients right? Finite differences say so, without knowing how they were derived.
+"""Check gradients: compare hand-derived derivatives with finite differences, which do not know how they were derived.
 
-A model is looked at from outside only: `Model.loss_and_gradients` gives the loss of each head and the gradient
-of their weighted sum (F10), and nothing else of it is used but its list of weights and its dropout masks.
+Model and loss are looked at from outside: the model's list of parameters, its dropout masks, and one pass there and
+back, which gives the loss of each head and the gradient of their weighted sum (F10).
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from minicf.arguments import check_number, check_whole
-from minicf.models import TABLES, Model, Weights, head_weights
+from minicf.arguments import check_int, check_number
+from minicf.data.bags import Batch
+from minicf.losses import SQUARED_ERROR, Loss
+from minicf.models import Model, Parameter, Weights
+from minicf.solvers import loss_and_gradients
 
 STEP = 2.0**-17
 """h, 7.6e-6: near eps^(1/3), where truncation and rounding of central differences balance for numbers around 1.
 A power of two, so that w + h is exact to the last place of w."""
 
 FULL_LIMIT = 2000
-"""Up to so many parameters ``method="auto"`` looks at every one."""
+"""Number of parameters up to which ``method="auto"`` checks every one."""
 
-FEW = 3
-"""So many exclusions for kinks are no cause for alarm in a weight of any size."""
+KINKS_ALLOWED = 3
+"""Number of elements near a kink that are left out of a weight of any size without alarm."""
 
 
 @dataclass(frozen=True)
 class WeightCheck:
-    """What was found out about one weight."""
+    """The outcome for one weight."""
 
     weight: str
     error: float
@@ -82,6 +85,7 @@ class GradientReport:
 def check_gradients(
     model: Model,
     *,
+    loss: Loss | None = None,
     n_users: int = 5,
     n_items: int = 7,
     batch: int = 12,
@@ -95,12 +99,12 @@ def check_gradients(
     Parameters
     ----------
     model : Model
-        Any object with `shapes`, `dropout_masks` and `loss_and_gradients` as `minicf.models.Model` has them.
+    loss : Loss, optional
+        `SquaredError` by default.
     n_users, n_items : int
-        Rows of the tables, at least 2. About a third of them occur in no rating of the batch: their gradient must
-        be 0.
+        Rows of the tables, at least 2. About a third of them are untouched by the batch: their gradient must be 0.
     batch : int
-        Ratings, at least 2. Users and items repeat: no more than half as many of either occur.
+        Number of examples, at least 2. Users and items repeat: no more than half as many of either occur.
     seed : int
         For weights, batch, dropout masks and directions.
     method : "auto", "full" or "project"
@@ -123,7 +127,7 @@ def check_gradients(
 
     Notes
     -----
-    With L the loss (F10), w a weight and d an element of it (method "full") or a random direction in its space
+    With L the objective (F10), w a weight and d an element of it (method "full") or a random direction in its space
     ("project": normal, with the standard deviation of w itself), the numeric derivative is
     C(h) = (L(w + h d) - L(w - h d)) / 2h with h = 2^-17. Its truncation is h^2/6 of L's third derivative along d,
     about 1e-11 of it; its rounding error is a few eps L / h, about 1e-10 for a loss around 4 in float64. Weights are
@@ -150,30 +154,37 @@ def check_gradients(
     >>> report.ok, report.error < 1e-7, len(report.frame())
     (True, True, 6)
     """
-    if not hasattr(model, "loss_and_gradients"):
+    if not isinstance(model, Model):
         raise TypeError(f"model is {model!r}; it must be a minicf model such as DotBias(50)")
-    n_users, n_items = check_whole("n_users", n_users, 2), check_whole("n_items", n_items, 2)
-    batch, directions = check_whole("batch", batch, 2), check_whole("directions", directions, 1)
+    loss = SQUARED_ERROR if loss is None else loss
+    if not isinstance(loss, Loss):
+        raise TypeError(f"loss is {loss!r}; it must be a Loss such as SquaredError() or Logistic()")
+    n_users, n_items = check_int("n_users", n_users, 2), check_int("n_items", n_items, 2)
+    batch, directions = check_int("batch", batch, 2), check_int("directions", directions, 1)
     if method not in ("auto", "full", "project"):
         raise ValueError(f"method is {method!r}; it must be 'auto', 'full' or 'project'")
     tolerance = check_number("tolerance", tolerance, above=0.0)  # anything is below an infinite one
-    shapes = model.shapes(n_users, n_items)
+    parameters = model.parameters({"user": n_users, "item": n_items})
     if method == "auto":
-        method = "full" if sum(int(np.prod(s)) for s in shapes.values()) <= FULL_LIMIT else "project"
+        method = "full" if sum(int(np.prod(p.shape)) for p in parameters.values()) <= FULL_LIMIT else "project"
 
-    random = np.random.default_rng(check_whole("seed", seed, 0))
-    w = {name: _scale(name, shape) * random.normal(size=shape) for name, shape in shapes.items()}
+    random = np.random.default_rng(check_int("seed", seed, 0))
+    w = {name: _scale(parameter) * random.normal(size=parameter.shape) for name, parameter in parameters.items()}
     user, item = _batch(random, n_users, batch), _batch(random, n_items, batch)
-    rating = random.uniform(1.0, 5.0, batch)
-    masks = model.dropout_masks(seed, 1, batch, np.float64)
-    shares = head_weights(model)
+    target = random.uniform(1.0, 5.0, batch)
+    try:
+        loss.check_targets(target)
+    except ValueError:  # a loss of targets from 0 to 1
+        target = (target - 1.0) / 4.0
+    examples, masks = Batch(user, item, target), model.dropout_masks(seed, 1, batch, np.float64)
+    shares = model.head_weights
 
-    def loss(name: str, value: np.ndarray) -> float:
-        losses, _ = model.loss_and_gradients(w | {name: value}, user, item, rating, masks)
+    def objective(name: str, value: np.ndarray) -> float:
+        losses, _ = loss_and_gradients(model, loss, w | {name: value}, examples, masks)
         return sum(share * float(part) for share, part in zip(shares, losses, strict=True))  # (F10)
 
     given = {name: value.copy() for name, value in w.items()}
-    _, grads = model.loss_and_gradients(given, user, item, rating, masks)
+    _, grads = loss_and_gradients(model, loss, given, examples, masks)
     checks = []
     for name, value in w.items():
         problem = _misfit(name, value, grads, given)
@@ -183,28 +194,29 @@ def check_gradients(
         if method == "full":
             along = _elements(value.shape)
         else:
-            along = (_scale(name, value.shape) * random.normal(size=value.shape) for _ in range(directions))
-        checks.append(_check(name, value, grads[name], loss, along, tolerance))
+            along = (_scale(parameters[name]) * random.normal(size=value.shape) for _ in range(directions))
+        checks.append(_check(name, value, grads[name], objective, along, tolerance))
     extra = [name for name in grads if name not in w]
     checks += [WeightCheck(name, np.inf, 0, 0, np.nan, "not a weight of the model") for name in extra]
     return GradientReport(str(model), method, tolerance, tuple(checks))
 
 
-def _scale(name: str, shape: tuple[int, ...]) -> float:
-    """Standard deviations that keep scores and activations around 1, whatever the widths."""
+def _scale(parameter: Parameter) -> float:
+    """Return a standard deviation that keeps scores and activations around 1, whatever the widths."""
+    shape = parameter.shape
     if len(shape) == 1:
         return 0.5
-    return shape[1] ** -0.25 if name in TABLES else (2.0 / shape[0]) ** 0.5
+    return shape[1] ** -0.25 if parameter.rows is not None else (2.0 / shape[0]) ** 0.5
 
 
 def _batch(random: np.random.Generator, n: int, batch: int) -> np.ndarray:
-    """Indices: rows repeat (pigeonhole: at most batch/2 different ones) and a third of them never occur."""
+    """Draw indices: rows repeat (pigeonhole: at most batch/2 different ones) and a third of them never occur."""
     named = random.permutation(n)[: max(1, min(2 * n // 3, batch // 2))]
     return random.choice(named, batch).astype(np.int32)
 
 
 def _elements(shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """The unit vectors of a weight's space."""
+    """Yield the unit vectors of a weight's space."""
     for index in np.ndindex(*shape):
         d = np.zeros(shape)
         d[index] = 1.0
@@ -212,7 +224,7 @@ def _elements(shape: tuple[int, ...]) -> Iterator[np.ndarray]:
 
 
 def _misfit(name: str, value: np.ndarray, grads: Weights, given: Weights) -> str:
-    """What makes a comparison of numbers pointless, or ""."""
+    """Say what makes a comparison of numbers pointless, or ""."""
     if not np.array_equal(given[name], value):
         return "the call changed the weight"
     if name not in grads:
@@ -232,7 +244,7 @@ def _check(
     along: Iterator[np.ndarray],
     tolerance: float,
 ) -> WeightCheck:
-    """Numeric against analytic derivatives of one weight, along each of the given directions."""
+    """Compare numeric with analytic derivatives of one weight, along each of the given directions."""
 
     def central(d: np.ndarray, h: float) -> float:
         return (loss(name, w + h * d) - loss(name, w - h * d)) / (2.0 * h)
@@ -249,7 +261,7 @@ def _check(
     problem = ""
     if not np.isfinite(numeric).all():
         error, problem = np.inf, "the loss is not finite"
-    elif skipped > max(FEW, len(rows) // 100) or not smooth.any():
+    elif skipped > max(KINKS_ALLOWED, len(rows) // 100) or not smooth.any():
         problem = f"too many kinks ({skipped} of {len(rows)}): try another seed, or more and smaller layers"
     elif not error < tolerance:
         worst = np.argmax(np.where(smooth, np.abs(analytic - numeric), -1.0))

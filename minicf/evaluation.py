@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from minicf.arguments import check_seed, check_whole
+from minicf.arguments import check_int, check_seed
 
 if TYPE_CHECKING:
     from minicf.recommender import Recommender
@@ -41,7 +41,7 @@ def cross_validate(
 
     if not hasattr(recommender, "_ratings"):
         raise TypeError(f"recommender is {recommender!r}; it must be a Recommender")
-    cv, seed = check_whole("cv", cv, 2), check_seed("seed", seed)
+    cv, seed = check_int("cv", cv, 2), check_seed("seed", seed)
     ratings = clone(recommender)._ratings(X, y, remember=True)
     if cv > len(ratings):
         raise ValueError(f"cv is {cv}; there are {len(ratings)} ratings")

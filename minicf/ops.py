@@ -1,16 +1,17 @@
-"""Forward and backward passes, derived by hand, one pair per operation.
+"""Compute forward and backward passes, derived by hand, one pair for each operation.
 
-This file and `models.py` are meant to be read. Everything is written once in `xp`, which is NumPy or CuPy; the
-Numba and CUDA kernels repeat these lines, under the same labels, and are tested to give the same numbers.
+Read this file first, then `losses.py`, `models/`, `optim.py` and `solvers/gradient.py`. Everything is written once in
+`xp`, which is NumPy or CuPy; the Numba and CUDA kernels repeat these lines, under the same labels, and are tested to
+give the same numbers.
 
 Notation
 --------
 ==============  =========================================================================================
-B, U, I, K, H   sizes: ratings in a batch, users, items, factors, hidden units
+B, U, I, K, H   sizes: examples in a batch, users, items, factors, hidden units
 P, Q            the tables `user_factors` (U, K) and `item_factors` (I, K); p, q their rows of a batch (B, K)
 b, c            the tables `user_bias` (U,) and `item_bias` (I,)
 user, item      the batch's indices into the tables (B,); an index may occur several times
-r, s, y         ratings, scores before the rating range, predictions (B,)
+r, s, y         targets (ratings), scores before the rating range, outputs (B,)
 mean, lo, hi    numbers of the model: its `global_mean`, the ends of its `rating_range`
 x, a, h         of a dense layer: inputs (B, n), sums (B, m), and these after relu (B, m)
 W, w            its weights (n, m) and biases (m,)
@@ -23,7 +24,7 @@ d_x             the derivative of L by x; it has the shape of x
 The chain rule: L depends on x through every z that is computed from x, so d_x is the sum over these z of d_z times the
 derivative of z by x. Hence a backward function receives d_(its output) and returns d_(each of its inputs); a model
 calls its operations in order, and their backward functions in reverse. (F3) and (F10) are sums and have no function:
-they stand in `models.py`.
+they stand in `models/`. The losses (F9), (F11) stand in `losses.py`.
 
 ======  =======================================================  ==================================================
 label   forward                                                  backward
@@ -45,7 +46,7 @@ should grow, or shrink, in proportion to what it is multiplied with.
 
 >>> p, q, r = np.array([[1.0, 2.0]]), np.array([[3.0, -1.0]]), np.array([4.0])
 >>> y = dot(p, q)
->>> d_y = mse_backward(y, r)
+>>> d_y = 2.0 * (y - r)
 >>> d_p, d_q = dot_backward(d_y, p, q)
 >>> y.tolist(), d_y.tolist(), d_p.tolist(), d_q.tolist()
 ([1.0], [-6.0], [[-18.0, 6.0]], [[-6.0, -12.0]])
@@ -69,17 +70,17 @@ Array = Any
 
 
 def namespace(array: Array) -> Any:
-    """The module whose functions work on `array`: `numpy`, or `cupy` where the array lives on a GPU."""
+    """Return the module whose functions work on `array`: `numpy`, or `cupy` where the array lives on a GPU."""
     return np if isinstance(array, np.ndarray) else sys.modules[type(array).__module__.split(".")[0]]
 
 
 def gather(table: Array, index: Array) -> Array:
-    """(F1) The rows of a table that a batch names: (n, ...) and (B,) -> (B, ...)."""
+    """(F1) Gather the rows of a table that a batch reads: (n, ...) and (B,) -> (B, ...)."""
     return table[index]
 
 
 def gather_backward(d_rows: Array, index: Array, table: Array) -> Array:
-    """(B1) A row that the batch names several times was used several times: its derivatives add up.
+    """(B1) Add up the derivatives of a row: one that the batch reads several times was used several times.
 
     Derivation: row j of the batch is a copy of table row index[j], so dL/dtable[u] is the sum over j of
     [index[j] = u] d_rows[j]. A plain ``d_table[index] += d_rows`` would keep only the last of several.
@@ -91,17 +92,17 @@ def gather_backward(d_rows: Array, index: Array, table: Array) -> Array:
 
 
 def dot(p: Array, q: Array) -> Array:
-    """(F2) Row-wise dot product: (B, K), (B, K) -> (B,)."""
+    """(F2) Multiply row by row: (B, K), (B, K) -> (B,)."""
     return (p * q).sum(axis=1)
 
 
 def dot_backward(d_s: Array, p: Array, q: Array) -> tuple[Array, Array]:
-    """(B2) ds/dp_k = q_k and ds/dq_k = p_k."""
+    """(B2) Use ds/dp_k = q_k and ds/dq_k = p_k."""
     return d_s[:, None] * q, d_s[:, None] * p
 
 
 def sigmoid(s: Array) -> Array:
-    """1 / (1 + exp(-s)), written with tanh, which does not overflow."""
+    """Compute 1 / (1 + exp(-s)), written with tanh, which does not overflow."""
     return 0.5 * (1.0 + namespace(s).tanh(0.5 * s))
 
 
@@ -111,39 +112,39 @@ def rating_range(s: Array, low: float, high: float) -> Array:
 
 
 def rating_range_backward(d_y: Array, s: Array, low: float, high: float) -> Array:
-    """(B4) With g = sigmoid(s), dg/ds = exp(-s) / (1 + exp(-s))^2 = g (1 - g), hence dy/ds = (high - low) g (1 - g)."""
+    """(B4) Use dg/ds = exp(-s) / (1 + exp(-s))^2 = g (1 - g), g = sigmoid(s), hence dy/ds = (high - low) g (1 - g)."""
     g = sigmoid(s)
     return d_y * (high - low) * g * (1.0 - g)
 
 
 def concat(p: Array, q: Array) -> Array:
-    """(F5) Side by side: (B, K), (B, K) -> (B, 2K)."""
+    """(F5) Put side by side: (B, K), (B, K) -> (B, 2K)."""
     return namespace(p).concatenate([p, q], axis=1)
 
 
 def concat_backward(d_x: Array) -> tuple[Array, Array]:
-    """(B5) Each half goes back where it came from."""
+    """(B5) Split: each half goes back where it came from."""
     k = d_x.shape[1] // 2
     return d_x[:, :k], d_x[:, k:]
 
 
 def dropout(x: Array, mask: Array | None) -> Array:
-    """(F6) Inverted dropout with a given mask of 0 and 1 / (1 - rate); None at prediction time."""
+    """(F6) Drop units: inverted dropout with a given mask of 0 and 1 / (1 - rate); None when predicting."""
     return x if mask is None else x * mask
 
 
 def dropout_backward(d_x: Array, mask: Array | None) -> Array:
-    """(B6) The same factors: a unit that was dropped had no influence."""
+    """(B6) Multiply by the same factors: a dropped unit had no influence."""
     return d_x if mask is None else d_x * mask
 
 
 def dense(x: Array, weight: Array, bias: Array) -> Array:
-    """(F7) (B, n), (n, m), (m,) -> (B, m)."""
+    """(F7) Multiply by a matrix and add: (B, n), (n, m), (m,) -> (B, m)."""
     return x @ weight + bias
 
 
 def dense_backward(d_a: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
-    """(B7) From a[j, m] = sum_n x[j, n] W[n, m] + w[m]: sum d_a over what each input reaches.
+    """(B7) Sum d_a over what each input reaches, from a[j, m] = sum_n x[j, n] W[n, m] + w[m].
 
     x[j, n] reaches a[j, :] through W[n, :]; W[n, m] reaches a[:, m] through x[:, n]; w[m] reaches a[:, m].
     """
@@ -151,20 +152,10 @@ def dense_backward(d_a: Array, x: Array, weight: Array) -> tuple[Array, Array, A
 
 
 def relu(a: Array) -> Array:
-    """(F8) max(a, 0), element by element."""
+    """(F8) Compute max(a, 0), element by element."""
     return namespace(a).maximum(a, 0)
 
 
 def relu_backward(d_h: Array, a: Array) -> Array:
-    """(B8) Slope 1 where a > 0, else 0 (at a = 0 too, as PyTorch and Keras take it)."""
+    """(B8) Take slope 1 where a > 0, else 0 (at a = 0 too, as PyTorch and Keras do)."""
     return d_h * (a > 0)
-
-
-def mse(y: Array, r: Array) -> Array:
-    """(F9) Mean squared error over the batch."""
-    return ((y - r) ** 2).mean()
-
-
-def mse_backward(y: Array, r: Array) -> Array:
-    """(B9) d(y - r)^2/dy = 2 (y - r), and each rating has a share of 1/B in the mean."""
-    return 2.0 * (y - r) / len(r)

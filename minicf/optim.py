@@ -1,53 +1,76 @@
-"""How parameters move: explicit updates, PyTorch's equations, numbered.
+"""Update weights: explicit steps, PyTorch's equations, numbered.
 
 Notation
 --------
 w, g, t     a weight, the derivative of the loss by it, the step counted from 1
 lr, lambda  the learning rate, the weight decay
-n_r, B      ratings of the batch that name row r of a table; ratings in the batch
+n_r, B      examples of the batch that read row r of a table; examples in the batch
 
-Weight decay is a named choice, because frameworks and papers mean four different things by it:
+Weight decay is a named choice, because frameworks and papers mean different things by it:
 
 =================  ================================================================================================
 ``"l2"``           (U1) g <- g + lambda w: the gradient of lambda/2 |w|^2, on every row at every step
                    (torch.optim.SGD and Adam; Keras' ``l2(a)`` on a table is lambda = 2 a on that table)
-``"per_rating"``   (U2) g <- g + lambda n_r / B w: the gradient of lambda/2 |w_r|^2 averaged over the batch's ratings,
-                   so that a row is decayed once for each rating that names it (LIBMF, Surprise); dense layers
-                   are named by every rating, n_r = B
-``"decoupled"``    (U3) w <- (1 - lr lambda) w before the step, past the optimiser's normaliser (torch.optim.AdamW)
+``"per_rating"``   (U2) g <- g + lambda n_r / B w: the gradient of lambda/2 |w_r|^2 averaged over the batch's examples,
+                   so that a row is decayed once for each example that reads it (LIBMF, Surprise); dense layers
+                   are read by every example, n_r = B
+``"decoupled"``    (U3) w <- (1 - lr lambda) w before the step, past the optimizer's normalization (torch.optim.AdamW)
 =================  ================================================================================================
 
-Rows: with ``sparse=False`` every row of a table moves at every step, as a dense framework does it: momentum goes on
-carrying a row that no rating of the batch names, and l2 goes on shrinking it. With ``sparse=True`` such a row, and
-its state, stay as they are. These are different optimisers.
+Untouched rows, which no example of the batch reads: with ``sparse=False`` every row of a table moves at every step, as
+in a dense framework, so momentum goes on carrying untouched rows and l2 goes on shrinking them. With ``sparse=True``
+untouched rows and their state stay as they are. These are different optimizers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from minicf.arguments import check_choice, check_flag, check_number
+from minicf.arguments import check_bool, check_choice, check_number
 from minicf.models import Weights
 from minicf.ops import Array, namespace
+from minicf.registry import register
 
 DECAYS = ("l2", "decoupled", "per_rating")
 
 
 class Optimizer:
-    """What SGD and Adam share: learning rate, weight decay and the choice of rows."""
+    """The contract of an optimizer; subclasses add `slots` and `update`.
+
+    To write your own, subclass it as a frozen dataclass and register it. Weight decay, the choice of rows and schedules
+    come with it; every backend runs it (composed of array operations, where no compiled kernel is made for it)::
+
+        @minicf.register
+        @dataclass(frozen=True)
+        class AdaGrad(minicf.Optimizer):
+            "Duchi, Hazan and Singer 2011: s <- s + g^2, w <- w - lr g / (sqrt(s) + eps)."
+
+            lr: float = 0.01
+            eps: float = 1e-10
+
+            def slots(self):
+                return ("squares",)
+
+            def update(self, w, g, slots, t, lr, table):
+                slots["squares"] = slots["squares"] + g * g
+                return w - lr * g / (slots["squares"] ** 0.5 + self.eps)
+    """
 
     lr: float
-    weight_decay: float | Mapping[str, float]
-    decay: str
-    sparse: bool
+    weight_decay: float | Mapping[str, float] = 0.0
+    decay: str = "l2"
+    sparse: bool = False
+
+    def __post_init__(self) -> None:
+        self._check()
 
     def _check(self) -> None:
         object.__setattr__(self, "lr", check_number("lr", self.lr, 0.0))
-        object.__setattr__(self, "sparse", check_flag("sparse", self.sparse))
+        object.__setattr__(self, "sparse", check_bool("sparse", self.sparse))
         if isinstance(self.weight_decay, Mapping):
             if unnamed := [name for name in self.weight_decay if not isinstance(name, str)]:
                 raise ValueError(f"weight_decay has {unnamed[0]!r} among its keys; they must be names of weights")
@@ -73,11 +96,29 @@ class Optimizer:
             raise ValueError(f"weight_decay names {sorted(unknown)}; the model's weights are {list(names)}")
 
     def slots(self) -> tuple[str, ...]:
-        """Names of the arrays that the optimiser keeps for each weight."""
+        """Return the names of the arrays that the optimizer keeps for each weight."""
+        return ()
+
+    def update(self, w: Array, g: Array, slots: Weights, t: int, lr: float, table: bool) -> Array:
+        """Return new weights, and put the new state into `slots`.
+
+        Parameters
+        ----------
+        w, g : array
+            A weight, or some rows of it, and its gradient; weight decay is in them already. Not to be changed.
+        slots : dict of arrays
+            The state of these rows by slot; assign new arrays to change it.
+        t : int
+            The step, from 1.
+        lr : float
+            The learning rate of this step.
+        table : bool
+            Whether the weight is a table of rows, or dense.
+        """
         raise NotImplementedError
 
     def init_state(self, weights: Weights) -> Weights:
-        """Zeroed state: an array ``slot.weight`` for each slot and weight; the step is kept beside it."""
+        """Make zeroed state: an array ``slot.weight`` for each slot and weight; the step is kept beside it."""
         return {f"{slot}.{name}": namespace(w).zeros_like(w) for slot in self.slots() for name, w in weights.items()}
 
     def step(self, w: Weights, grads: Weights, state: Weights, t: int, lr: float, counts: Weights, batch: int) -> None:
@@ -92,21 +133,19 @@ class Optimizer:
         lr : float
             The learning rate of this step.
         counts : dict of arrays
-            For each table, how many ratings of the batch name each row (n_r); dense layers are absent.
+            For each table, how many examples of the batch read each row (n_r); dense layers are absent.
         batch : int
             B.
         """
         for name in w:
             n = counts.get(name)
-            # The whole array, or the rows that the batch names.
+            # The whole array, or the rows that the batch reads.
             at: Any = slice(None) if n is None or not self.sparse else n.nonzero()[0]
-            self._move(name, at, w, grads, state, t, lr, n, batch)
-
-    def _move(
-        self, name: str, at: Any, w: Weights, grads: Weights, state: Weights, t: int, lr: float,
-        n: Array | None, batch: int,
-    ) -> None:  # fmt: skip
-        raise NotImplementedError
+            old, g = self._decayed(name, at, w[name], grads[name], lr, n, batch)
+            slots = {slot: state[f"{slot}.{name}"][at] for slot in self.slots()}
+            w[name][at] = self.update(old, g, slots, t, lr, n is not None)
+            for slot, value in slots.items():
+                state[f"{slot}.{name}"][at] = value
 
     def _decayed(
         self, name: str, at: Any, w: Array, g: Array, lr: float, n: Array | None, batch: int
@@ -121,12 +160,13 @@ class Optimizer:
                 g = g + decay * w  # (U2), n_r = B
             else:
                 share = (n[at] / batch).astype(w.dtype)
-                g = g + decay * (share[:, None] if w.ndim == 2 else share) * w  # (U2)
+                g = g + decay * share.reshape(-1, *[1] * (w.ndim - 1)) * w  # (U2)
         elif decay:
             w = w * (1.0 - lr * decay)  # (U3)
         return w, g
 
 
+@register
 @dataclass(frozen=True)
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum.
@@ -144,7 +184,7 @@ class SGD(Optimizer):
     decay : "l2", "decoupled" or "per_rating"
         See the table at the top of `minicf.optim`.
     sparse : bool
-        Leave rows without a rating in the batch as they are.
+        Leave untouched rows as they are.
 
     Notes
     -----
@@ -163,7 +203,7 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         self._check()
         object.__setattr__(self, "momentum", check_number("momentum", self.momentum, 0.0, 1.0))
-        object.__setattr__(self, "nesterov", check_flag("nesterov", self.nesterov))
+        object.__setattr__(self, "nesterov", check_bool("nesterov", self.nesterov))
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
 
@@ -172,19 +212,14 @@ class SGD(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("velocity",) if self.momentum else ()
 
-    def _move(
-        self, name: str, at: Any, w: Weights, grads: Weights, state: Weights, t: int, lr: float,
-        n: Array | None, batch: int,
-    ) -> None:  # fmt: skip
-        old, g = self._decayed(name, at, w[name], grads[name], lr, n, batch)
+    def update(self, w: Array, g: Array, slots: Weights, t: int, lr: float, table: bool) -> Array:
         if self.momentum:
-            velocity = state[f"velocity.{name}"]
-            v = self.momentum * velocity[at] + g  # (U4)
-            velocity[at] = v
+            slots["velocity"] = v = self.momentum * slots["velocity"] + g  # (U4)
             g = g + self.momentum * v if self.nesterov else v
-        w[name][at] = old - lr * g  # (U5)
+        return w - lr * g  # (U5)
 
 
+@register
 @dataclass(frozen=True)
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015), and AdamW with ``decay="decoupled"`` (Loshchilov and Hutter 2019).
@@ -240,32 +275,9 @@ class Adam(Optimizer):
         root = float(np.sqrt(correction2))
         return lr / float(correction1), root, self.eps / root if table and self.sparse else self.eps
 
-    def _move(
-        self, name: str, at: Any, w: Weights, grads: Weights, state: Weights, t: int, lr: float,
-        n: Array | None, batch: int,
-    ) -> None:  # fmt: skip
-        old, g = self._decayed(name, at, w[name], grads[name], lr, n, batch)
+    def update(self, w: Array, g: Array, slots: Weights, t: int, lr: float, table: bool) -> Array:
         beta1, beta2 = self.betas
-        first, second = state[f"first.{name}"], state[f"second.{name}"]
-        m = beta1 * first[at] + (1.0 - beta1) * g  # (U6)
-        v = beta2 * second[at] + (1.0 - beta2) * g * g  # (U7)
-        first[at], second[at] = m, v
-        rate, root, eps = self.scalars(t, lr, table=n is not None)
-        w[name][at] = old - rate * m / (namespace(v).sqrt(v) / root + eps)  # (U8), (U9)
-
-
-_KINDS: dict[str, type[Optimizer]] = {"SGD": SGD, "Adam": Adam}
-
-
-def to_config(optimizer: Optimizer) -> dict[str, Any]:
-    """An optimiser's arguments as a dict that JSON can hold."""
-    return {"kind": type(optimizer).__name__, **asdict(optimizer)}  # type: ignore[call-overload]
-
-
-def from_config(config: Mapping[str, Any]) -> Optimizer:
-    """The optimiser that `to_config` described."""
-    config = dict(config)
-    kind = config.pop("kind", None)
-    if kind not in _KINDS:
-        raise ValueError(f"unknown optimizer {kind!r}; known are {sorted(_KINDS)}")
-    return _KINDS[kind](**config)
+        slots["first"] = m = beta1 * slots["first"] + (1.0 - beta1) * g  # (U6)
+        slots["second"] = v = beta2 * slots["second"] + (1.0 - beta2) * g * g  # (U7)
+        rate, root, eps = self.scalars(t, lr, table)
+        return w - rate * m / (namespace(v).sqrt(v) / root + eps)  # (U8), (U9)

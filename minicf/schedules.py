@@ -1,6 +1,6 @@
-"""Learning-rate schedules: a factor on the trainer's `lr`, as a function of the epochs gone by.
+"""Learning-rate schedules: a factor on the trainer's `lr`, as a function of the number of epochs.
 
-A schedule's time t counts epochs (with fractions, for it moves at every step) from the first `fit` that it was
+The time t of a schedule counts epochs (with fractions, for it moves at every step) from the first `fit` that it was
 given to. A later `fit` with an equal schedule goes on where the first stopped; one whose horizon is over, or that
 was made without one (``epochs=None``: the length of this fit), starts again.
 """
@@ -8,23 +8,23 @@ was made without one (``epochs=None``: the length of this fit), starts again.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from minicf.arguments import check_number
+from minicf.registry import register
 
 _NUDGE = 1e-9
 """In cycles: keeps the first step of a cycle from falling into the cycle before by rounding. Far below one step."""
 
 
 class Schedule:
-    """What every schedule has: `factor`, and the number of epochs after which it is over (None: never)."""
+    """The contract of a schedule: `factor`, and the number of epochs after which it is over (None: never)."""
 
     horizon: float | None = None
 
     def factor(self, t: np.ndarray) -> np.ndarray:
-        """The factor on the learning rate after `t` epochs: array of float -> array of float."""
+        """Return the factor on the learning rate after `t` epochs: array of float -> array of float."""
         raise NotImplementedError
 
     def _check(self, name: str, **limits: float) -> None:
@@ -34,20 +34,22 @@ class Schedule:
             object.__setattr__(self, name, value)
 
     def for_fit(self, epochs: int) -> Schedule:
-        """The schedule with a missing length filled in from this fit's."""
+        """Return the schedule with a missing length filled in from this fit's."""
         if "epochs" in getattr(self, "__dataclass_fields__", {}) and getattr(self, "epochs", 0) is None:
             return replace(self, epochs=epochs)  # type: ignore[type-var]
         return self
 
 
+@register
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The trainer's rate, unchanged."""
+    """Keep the trainer's rate unchanged."""
 
     def factor(self, t: np.ndarray) -> np.ndarray:
         return np.ones_like(t, dtype=np.float64)
 
 
+@register
 @dataclass(frozen=True)
 class Step(Schedule):
     """Multiply by `gamma` every `every` epochs."""
@@ -63,6 +65,7 @@ class Step(Schedule):
         return self.gamma ** np.floor(t / self.every + _NUDGE)
 
 
+@register
 @dataclass(frozen=True)
 class Exponential(Schedule):
     """Multiply by `gamma` over each epoch, smoothly: gamma^t."""
@@ -81,9 +84,10 @@ def _half_cosine(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1.0 + np.cos(np.pi * x))
 
 
+@register
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """From 1 to `low` along half a cosine over `epochs` epochs (Loshchilov and Hutter 2017); `low` afterwards."""
+    """Fall from 1 to `low` along half a cosine over `epochs` epochs (Loshchilov and Hutter 2017), and stay there."""
 
     epochs: float | None = None
     low: float = 0.0
@@ -102,9 +106,10 @@ class Cosine(Schedule):
         return self.low + (1.0 - self.low) * _half_cosine(np.minimum(t / self.epochs, 1.0))
 
 
+@register
 @dataclass(frozen=True)
 class CosineRestarts(Schedule):
-    """Half a cosine from 1 to `low` over `cycle` epochs, again and again, each cycle `mult` times as long."""
+    """Fall from 1 to `low` along half a cosine over `cycle` epochs, again and again, each `mult` times as long."""
 
     cycle: float = 1.0
     mult: float = 1.0
@@ -128,9 +133,10 @@ class CosineRestarts(Schedule):
         return self.low + (1.0 - self.low) * _half_cosine(np.clip((t - start) / length, 0.0, 1.0))
 
 
+@register
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up from `start` to 1 in the first `up` of the epochs, then down to `end`, both along cosines (Smith 2018)."""
+    """Rise from `start` to 1 in the first `up` of the epochs, then fall to `end`, along cosines (Smith 2018)."""
 
     epochs: float | None = None
     up: float = 0.25
@@ -156,15 +162,37 @@ class OneCycle(Schedule):
         return np.where(x < self.up, rise, fall)
 
 
-KINDS: dict[str, type[Schedule]] = {
-    kind.__name__: kind for kind in (Constant, Step, Exponential, Cosine, CosineRestarts, OneCycle)
-}
+@dataclass
+class Pace:
+    """Give the learning rate of every step: a rate, and the schedule that moves it.
 
+    Parameters
+    ----------
+    lr : float
+        The learning rate before the schedule.
+    schedule : Schedule, optional
+    epochs : int
+        How many epochs of the schedule are over.
+    """
 
-def from_config(config: dict[str, Any]) -> Schedule:
-    """The schedule that ``{"kind": name, **arguments}`` describes."""
-    config = dict(config)
-    kind = config.pop("kind", None)
-    if kind not in KINDS:
-        raise ValueError(f"unknown schedule {kind!r}; known are {sorted(KINDS)}")
-    return KINDS[kind](**config)
+    lr: float
+    schedule: Schedule | None = None
+    epochs: int = 0
+
+    def rates(self, first: int, last: int, steps: int) -> np.ndarray | float:
+        """Return the rates of steps first … last-1 of an epoch of `steps`: one for all where no schedule moves it."""
+        if self.schedule is None:
+            return self.lr
+        return self.lr * self.schedule.factor(self.epochs + np.arange(first, last) / steps)
+
+    def follow(self, schedule: Schedule | None, epochs: int) -> None:
+        """Take up the schedule of a fit of some epochs: where an equal one stands, or from its beginning."""
+        if schedule is None:
+            self.schedule, self.epochs = None, 0
+            return
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule is {schedule!r}; it must be a Schedule such as Cosine()")
+        full = schedule.for_fit(epochs)
+        over = full.horizon is not None and self.epochs >= full.horizon
+        if full is not schedule or self.schedule != full or over:
+            self.schedule, self.epochs = full, 0

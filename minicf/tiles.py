@@ -1,4 +1,4 @@
-"""An order of ratings in which several threads can train rating by rating without sharing a row.
+"""Tiles: an order of ratings in which several threads can run online SGD (batch size 1) without sharing a row.
 
 Users and items are cut into `n_blocks` blocks each; the ratings of one user block and one item block are a tile.
 An epoch goes through rounds: round r holds the tiles (b, b + r mod n_blocks), no two of which share a user or an item.
@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from minicf import rng
-from minicf.data import Ratings
+from minicf.data import Batch, Ratings
 
 _ROWS = 4096
 """Rows of both tables together that a tile may touch: about 1 MB at 64 factors."""
@@ -33,19 +33,19 @@ _KEPT: WeakKeyDictionary[Ratings, Tiles] = WeakKeyDictionary()
 
 
 def count_blocks(n_ratings: int, n_users: int, n_items: int) -> int:
-    """Blocks a side: a function of the data alone, so that the order does not depend on the machine."""
+    """Return the number of blocks a side, a function of the data alone: the order must not depend on the machine."""
     wanted = max(8, -(-(n_users + n_items) // _ROWS))
     return max(1, min(wanted, 255, int((n_ratings / _TILE) ** 0.5), n_users, n_items))
 
 
 def _cut(counts: np.ndarray, n_blocks: int) -> np.ndarray:
-    """The block of each row: ranges of rows that hold about as many ratings each."""
+    """Return the block of each row: ranges of rows that hold about as many ratings each."""
     middle = np.cumsum(counts) - counts / 2
     return np.minimum(middle * n_blocks / max(1, counts.sum()), n_blocks - 1).astype(np.uint8)
 
 
 class Tiles:
-    """The ratings of a table, laid out tile by tile.
+    """Lay out the ratings of a table, tile by tile.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class Tiles:
 
     @classmethod
     def of(cls, ratings: Ratings) -> Tiles:
-        """The tiles of a table, laid out at the first call and kept for as long as the table is."""
+        """Return the tiles of a table, laid out at the first call and kept for as long as the table is."""
         tiles = _KEPT.get(ratings)
         if tiles is None:
             tiles = _KEPT[ratings] = cls(ratings)
@@ -107,12 +107,21 @@ class Tiles:
     def __len__(self) -> int:
         return len(self.rating)
 
+    @property
+    def table(self) -> Batch:
+        """The ratings as a table of examples, in the order of the tiles."""
+        return Batch(self.user, self.item, self.rating)
+
+    def sizes(self, rounds: np.ndarray) -> np.ndarray:
+        """Return the number of ratings in each of some rounds."""
+        return self.start[rounds, -1] - self.start[rounds, 0]
+
     def rounds(self, seed: int, epoch: int) -> np.ndarray:
-        """The order of the rounds in an epoch."""
+        """Return the order of the rounds in an epoch."""
         return rng.permutation(seed, epoch, self.n_blocks)
 
     def order(self, rounds: np.ndarray) -> np.ndarray:
-        """The rows in the order in which these rounds visit them, one after another: int32 (n,)."""
+        """Return the rows in the order in which these rounds visit them, one after another: int32 (n,)."""
         parts = [np.arange(self.start[r, 0], self.start[r, -1], dtype=np.int32) for r in rounds]
         return np.concatenate(parts) if parts else np.empty(0, np.int32)
 

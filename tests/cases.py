@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minicf.backends import get_backend
-from minicf.models import TABLES, Dot, DotBias, Hybrid, Model, Net
+from minicf.data import Batch
+from minicf.models import Dot, DotBias, Hybrid, Model, Net
 from minicf.optim import SGD, Adam, Optimizer
+from minicf.solvers import Part, Progress
 
 BACKENDS = ("numpy", "numba")
 """Every parity test runs on each of these; one that cannot run here is skipped with its reason."""
@@ -135,9 +137,9 @@ class Problem:
         random = np.random.RandomState(self.seed + 2)
         scales = {1: 0.2, 2: 0.5}
         return {
-            name: random.standard_normal(shape)
-            * (scales[len(shape)] if name in TABLES or len(shape) == 1 else shape[0] ** -0.5)
-            for name, shape in model.shapes(self.n_users, self.n_items).items()
+            name: random.standard_normal(p.shape)
+            * (scales[len(p.shape)] if p.rows is not None or len(p.shape) == 1 else p.shape[0] ** -0.5)
+            for name, p in model.parameters({"user": self.n_users, "item": self.n_items}).items()
         }
 
 
@@ -169,15 +171,35 @@ def backend(name: str) -> Any:
         pytest.skip(str(error))
 
 
+def program(trainer: Any, n_users: int, n_items: int) -> Any:
+    """Return the program of a trainer that has seen no ratings yet."""
+    trainer._compile({"user": n_users, "item": n_items})
+    return trainer.program
+
+
+def train(
+    program: Any, user: np.ndarray, item: np.ndarray, target: np.ndarray, order: Any, batch: int, rates: Any
+) -> Progress:
+    """Train a program on some rows of a table, in batches of a size."""
+    program.solver = replace(program.solver, batch_size=batch)
+    return program.run(Batch(user, item, target), Part("batches", order, rates))
+
+
+def train_tiles(program: Any, tiles: Any, rounds: np.ndarray, rates: np.ndarray) -> Progress:
+    """Train a program on some rounds of tiles."""
+    program.solver = replace(program.solver, batch_size=1)
+    return program.run(tiles, Part("tiles", rounds, rates))
+
+
 def run(module: Any, model: Model, opt: Optimizer, problem: Problem, dtype: str = "float64") -> Outcome:
     """Train on a backend, an epoch a call."""
     program = module.compile(model, opt, problem.weights(model), SEED, dtype)
     user, item, rating = problem.ratings()
     errors = []
     for order, rates in zip(problem.orders(), problem.rates(opt.lr), strict=True):
-        progress = program.train(user, item, rating, order, problem.batch, rates)
+        progress = train(program, user, item, rating, order, problem.batch, rates)
         assert progress.failed_step == -1
-        errors.append(progress.squared_error)
+        errors.append(progress.loss)
     return Outcome(np.array(errors), program.weights(), program.state())
 
 

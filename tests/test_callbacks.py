@@ -14,6 +14,7 @@ import pytest
 
 import minicf
 from minicf import SGD, Adam, Checkpoint, CSVLog, EarlyStopping, PrintEpochs, Ratings, Trainer
+from tests import cases
 from tests.cases import MODELS
 from tests.test_train import HYBRID, ITEMS, USERS, Raise, everything, run_python, same, timeless, trainer, where
 
@@ -156,7 +157,7 @@ def test_the_best_is_restored_after_ctrl_c(where, split):
 def test_the_best_is_restored_after_ctrl_c_midway(where, split):
     script, stop = Scripted([5, 1, 2, 3]), EarlyStopping(patience=10)
     t = trainer(where)
-    program = t._prepare(split[0].n_users, split[0].n_items)
+    program = cases.program(t, split[0].n_users, split[0].n_items)
     program.steps_per_call = lambda batch_size: 2
     train = program.train
 

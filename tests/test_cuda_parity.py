@@ -131,7 +131,7 @@ def late(module, model, optimizer, dtype, step=3000):
     user, item, rating = LONG.ratings()
     errors = []
     for order, rates in zip(LONG.orders(), LONG.rates(optimizer.lr), strict=True):
-        errors.append(program.train(user, item, rating, order, LONG.batch, rates).squared_error)
+        errors.append(cases.train(program, user, item, rating, order, LONG.batch, rates).loss)
     return cases.Outcome(np.array(errors), program.weights(), program.state()), program
 
 
@@ -263,9 +263,9 @@ def test_a_step_that_fails_is_not_taken(gpu, model):
     outcomes = []
     for module in (base, gpu):
         program = module.compile(model, optimizer, weights, 3, "float64")
-        progress = program.train(user, item, rating, order, problem.batch, 0.01)
+        progress = cases.train(program, user, item, rating, order, problem.batch, 0.01)
         assert progress.failed_step == 3
-        outcomes.append(cases.Outcome(progress.squared_error, program.weights(), program.state()))
+        outcomes.append(cases.Outcome(progress.loss, program.weights(), program.state()))
     assert max(cases.distances(outcomes[1], outcomes[0]).values()) < cases.TOLERANCE
     assert outcomes[1].state["step"] == 3
 
@@ -275,9 +275,9 @@ def test_the_first_step_fails(gpu):
     problem, weights, optimizer = setting(model)
     user, item, rating = problem.ratings()
     program = gpu.compile(model, optimizer, weights, 3, "float64")
-    progress = program.train(user, item, np.full_like(rating, np.inf), np.arange(20, dtype=np.int32), 8, 0.01)
+    progress = cases.train(program, user, item, np.full_like(rating, np.inf), np.arange(20, dtype=np.int32), 8, 0.01)
     assert progress.failed_step == 0
-    assert not progress.squared_error.any()
+    assert not progress.loss.any()
     np.testing.assert_array_equal(program.weights()["item_factors"], weights["item_factors"])
     assert program.finite()
 
@@ -290,16 +290,16 @@ def test_stopping_and_going_on(gpu, model):
     user, item, rating = problem.ratings()
     one, other = (gpu.compile(model, optimizer, weights, 3, "float32") for _ in range(2))
     orders = problem.orders()
-    one.train(user, item, rating, orders[0], 8, 0.01)
+    cases.train(one, user, item, rating, orders[0], 8, 0.01)
     kept = one.snapshot()
     other.load(one.weights(), one.state())
     for program in (one, other):
-        program.train(user, item, rating, orders[1], 8, 0.01)
+        cases.train(program, user, item, rating, orders[1], 8, 0.01)
     for a, b in ((one.weights(), other.weights()), (one.state(), other.state())):
         assert a.keys() == b.keys()
         assert all(np.array_equal(a[name], b[name]) for name in a)
     one.restore(kept)
-    one.train(user, item, rating, orders[1], 8, 0.01)
+    cases.train(one, user, item, rating, orders[1], 8, 0.01)
     assert all(np.array_equal(value, other.weights()[name]) for name, value in one.weights().items())
 
 
@@ -309,7 +309,7 @@ def test_nothing_given_is_changed(gpu):
     arrays = [*problem.ratings(), problem.orders()[0], *weights.values()]
     copies = [x.copy() for x in arrays]
     program = gpu.compile(model, optimizer, weights, 3, "float64")
-    program.train(*arrays[:4], problem.batch, 0.01)
+    cases.train(program, *arrays[:4], problem.batch, 0.01)
     assert all(np.array_equal(a, b) for a, b in zip(arrays, copies, strict=True))
 
 
@@ -317,9 +317,9 @@ def test_an_empty_call(gpu):
     model = cases.MODELS["bias"]
     problem, weights, optimizer = setting(model)
     program = gpu.compile(model, optimizer, weights)
-    progress = program.train(*problem.ratings(), np.zeros(0, np.int32), 8, 0.01)
+    progress = cases.train(program, *problem.ratings(), np.zeros(0, np.int32), 8, 0.01)
     assert progress.failed_step == -1
-    assert progress.squared_error.tolist() == [0.0]
+    assert progress.loss.tolist() == [0.0]
 
 
 def test_one_synchronisation_and_one_upload_of_what_cannot_change(gpu):
@@ -332,18 +332,18 @@ def test_one_synchronisation_and_one_upload_of_what_cannot_change(gpu):
     counts = []
     for order in problem.orders()[:4]:
         standin.log.clear()
-        program.train(*data, order, problem.batch, 0.01)
+        cases.train(program, *data, order, problem.batch, 0.01)
         counts.append({kind: sum(1 for k, _ in standin.log if k == kind) for kind in ("get", "set")})
     assert counts[0] == {"get": 1, "set": 5}  # users, items, ratings; and each time the order and the rates
     assert counts[1:] == [{"get": 1, "set": 2}] * 3
     # What may change is looked at again.
     changing = tuple(array.copy() for array in data)
-    program.train(*changing, problem.orders()[0], problem.batch, 0.01)
+    cases.train(program, *changing, problem.orders()[0], problem.batch, 0.01)
     before = program.weights()["user_bias"]
     changing[2][:] += 1
-    program.train(*changing, problem.orders()[0], problem.batch, 0.01)
+    cases.train(program, *changing, problem.orders()[0], problem.batch, 0.01)
     standin.log.clear()
-    program.train(*changing, problem.orders()[0], problem.batch, 0.01)
+    cases.train(program, *changing, problem.orders()[0], problem.batch, 0.01)
     assert sum(1 for k, _ in standin.log if k == "set") == 5
     assert not np.array_equal(before, program.weights()["user_bias"])
 
@@ -367,7 +367,7 @@ def test_small_batches_take_one_launch_and_large_ones_a_graph():
         with standin.emulated(path) as module:
             program = module.compile(model, optimizer, weights)
             standin.log.clear()
-            program.train(*problem.ratings(), problem.orders()[0], problem.batch, 0.01)
+            cases.train(program, *problem.ratings(), problem.orders()[0], problem.batch, 0.01)
             names = [name for kind, name in standin.log if kind == "launch"]
             assert [name for name in names if not name.startswith(("plan_", "build_"))] == [
                 steps_launched, "step_losses", "call_loss",
@@ -380,7 +380,7 @@ def test_small_batches_take_one_launch_and_large_ones_a_graph():
         graphs = []
         for order in problem.orders()[:3]:
             standin.log.clear()
-            program.train(*data, order, problem.batch, 0.01)
+            cases.train(program, *data, order, problem.batch, 0.01)
             kinds = [kind for kind, _ in standin.log]
             graphs.append((kinds.count("capture"), kinds.count("graph")))
         assert graphs == [(0, 0), (1, 1), (0, 1)]
@@ -419,7 +419,7 @@ def test_memory_that_does_not_suffice():
         standin.limit_bytes[0], before = 100, standin.limit_bytes[0]
         try:
             with pytest.raises(MemoryError, match=r"GiB free: a call of about [\d,]+ ratings would fit"):
-                program.train(*problem.ratings(), problem.orders()[0], problem.batch, 0.01)
+                cases.train(program, *problem.ratings(), problem.orders()[0], problem.batch, 0.01)
             for dtype in ("float32", "float16"):
                 with pytest.raises(MemoryError, match="try fewer factors, SGD instead of Adam, or float32"):
                     module.compile(model, SGD(0.1), weights, dtype=dtype)
@@ -452,7 +452,7 @@ def test_a_program_stays_on_its_device(kind, path):
             for epoch, order in enumerate(problem.orders()):
                 if hasattr(program, "order"):
                     order = program.order(1, epoch, len(user))
-                progress = program.train(user, item, rating, order, batch, 1e-4)
+                progress = cases.train(program, user, item, rating, order, batch, 1e-4)
                 assert progress.failed_step == -1
             kept = program.snapshot()
             program.load(program.weights(), program.state())

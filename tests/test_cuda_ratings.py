@@ -44,9 +44,9 @@ def test_tiles_are_the_ratings_one_after_the_other(k, workers, processors, threa
             tiles = [set(side[tiled[starts[r, t] : starts[r, t + 1]]]) for t in range(workers)]
             assert sum(map(len, tiles)) == len(set().union(*tiles))
     reference = base.compile(model, optimizer, weights, 0, "float64")
-    expected = reference.train(user, item, rating, tiled, 1, np.repeat(rates, starts[:, -1] - starts[:, 0]))
+    expected = cases.train(reference, user, item, rating, tiled, 1, np.repeat(rates, starts[:, -1] - starts[:, 0]))
     assert progress.failed_step == expected.failed_step == -1
-    np.testing.assert_allclose(progress.squared_error, expected.squared_error, rtol=1e-10)
+    np.testing.assert_allclose(progress.loss, expected.loss, rtol=1e-10)
     for name, value in reference.weights().items():
         assert cases.distance(result[name], value) < cases.TOLERANCE, name
 
@@ -105,7 +105,7 @@ def test_what_per_rating_refuses():
                 module.PerRating(model, optimizer, weights)
         program = module.PerRating(model, SGD(0.1), weights)
         with pytest.raises(ValueError, match="batch_size must be 1, it is 3"):
-            program.train(*PROBLEM.ratings(), np.zeros(6, np.int32), 3, 0.1)
+            cases.train(program, *PROBLEM.ratings(), np.zeros(6, np.int32), 3, 0.1)
         for other in (Net(3), DotBias(513)):
             with pytest.raises(ValueError, match="rows in float16 are for Dot and DotBias of up to 512 factors"):
                 module.compile(other, SGD(0.1), other.init_weights(4, 4), dtype="float16")
@@ -127,9 +127,9 @@ def test_the_order_given_is_kept():
                     base.compile(model, optimizer, weights, 0, "float64"),
                     module.PerRating(model, optimizer, weights, "float64"),
                 ):
-                    progress = program.train(user, item, stars, order, 1, rates)
+                    progress = cases.train(program, user, item, stars, order, 1, rates)
                     assert progress.failed_step == (-1 if bad is None else bad)
-                    outcomes.append(cases.Outcome(progress.squared_error, program.weights(), program.state()))
+                    outcomes.append(cases.Outcome(progress.loss, program.weights(), program.state()))
                 far = cases.distances(outcomes[1], outcomes[0])
                 assert max(far.values()) < cases.TOLERANCE, far
 
@@ -196,9 +196,9 @@ def test_the_tiles_of_the_trainer(optimizer):
             )
             errors = []
             for rounds in ([3], [0, 4, 1], [2]):
-                progress = program.train_tiles(tiles, np.array(rounds), np.linspace(0.01, 0.005, len(rounds)))
+                progress = cases.train_tiles(program, tiles, np.array(rounds), np.linspace(0.01, 0.005, len(rounds)))
                 assert progress.failed_step == -1
-                errors.append(progress.squared_error)
+                errors.append(progress.loss)
             outcomes.append(cases.Outcome(np.array(errors), program.weights(), program.state()))
     assert max(cases.distances(outcomes[1], outcomes[0]).values()) < cases.TOLERANCE
 
@@ -212,8 +212,8 @@ def test_a_rating_that_fails_is_named():
     model = cases.MODELS["bias"]
     with standin.emulated() as module:
         program = module.compile(model, SGD(0.01), problem.weights(model), 0, "float64")
-        progress = program.train_tiles(tiles, rounds, np.full(4, 0.01))
+        progress = cases.train_tiles(program, tiles, rounds, np.full(4, 0.01))
     reference = base.compile(model, SGD(0.01), problem.weights(model), 0, "float64")
-    expected = reference.train_tiles(tiles, rounds, np.full(4, 0.01))
+    expected = cases.train_tiles(reference, tiles, rounds, np.full(4, 0.01))
     assert progress.failed_step == expected.failed_step == 150
-    np.testing.assert_allclose(progress.squared_error, expected.squared_error)
+    np.testing.assert_allclose(progress.loss, expected.loss)

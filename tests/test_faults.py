@@ -22,12 +22,12 @@ import pytest
 import minicf
 from minicf import files
 from minicf.backends import numba_cache
-from minicf.callbacks import Checkpoint, CSVLog
 from minicf.data import Ratings
 from minicf.models import DotBias
 from minicf.optim import SGD, Adam
 from minicf.recommender import load
 from minicf.train import Trainer
+from minicf.train.callbacks import Checkpoint, CSVLog
 from tests.campaigns import interrupted_training
 from tests.campaigns.models import trained
 from tests.cuda import emulator, standin

@@ -7,6 +7,7 @@ least one trajectory has to notice.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from minicf.backends import base
 from minicf.models import DotBias, Model, Net
 from minicf.ops import namespace
 from minicf.optim import SGD, Adam, Optimizer
+from minicf.solvers import Gradient, gradient
 from tests import cases
 from tests.golden import make
 
@@ -83,61 +85,71 @@ def test_the_script_writes_the_file_again():
 
 def sgd(
     *, dampened=False, no_lookahead=False, old_velocity=False, old_lookahead=False, forgets=False, lr_inside=False,
-    constructor_lr=False, decay_after=False,
+    constructor_lr=False,
 ):  # fmt: skip
-    """`SGD._move` again, with mistakes to order; without any it must be right."""
+    """`SGD.update` again, with mistakes to order; without any it must be right."""
 
-    def _move(self, name, at, w, grads, state, t, lr, n, batch):
+    def update(self, w, g, slots, t, lr, table):
         if constructor_lr:
             lr = self.lr
-        if decay_after and self.decay == "decoupled":
-            old, g = w[name][at], grads[name][at]
-        else:
-            old, g = self._decayed(name, at, w[name], grads[name], lr, n, batch)
         step = lr * g
         if self.momentum:
-            velocity = state[f"velocity.{name}"]
-            before = velocity[at].copy()
+            before = slots["velocity"].copy()
             fresh = (1 - self.momentum) * g if dampened else lr * g if lr_inside else g
             v = fresh if forgets else self.momentum * before + fresh
-            velocity[at] = v
+            slots["velocity"] = v
             used = before if old_velocity else v
             if self.nesterov and not no_lookahead:
                 used = (lr * g if lr_inside else g) + self.momentum * (before if old_lookahead else used)
             step = used if lr_inside else lr * used
-        new = old - step
-        if decay_after and self.decay == "decoupled":
-            new = new * (1 - lr * self.decay_of(name))
-        w[name][at] = new
+        return w - step
 
-    return _move
+    return update
+
+
+def decay_after(self, w, grads, state, t, lr, counts, batch):
+    """`Optimizer.step` with decoupled decay after the step, not before."""
+    plain = replace(self, weight_decay=0.0) if self.decay == "decoupled" else self
+    original_step(plain, w, grads, state, t, lr, counts, batch)
+    if self.decay == "decoupled":
+        for name in w:
+            n = counts.get(name)
+            at = slice(None) if n is None or not self.sparse else n.nonzero()[0]
+            w[name][at] = w[name][at] * (1 - lr * self.decay_of(name))
+
+
+def decayed_out(self, w, grads, state, t, lr, counts, batch):
+    """`Optimizer.step` whose l2 is left out of the second moment."""
+    before = {name: state[f"second.{name}"].copy() for name in w if f"second.{name}" in state}
+    original_step(self, w, grads, state, t, lr, counts, batch)
+    for name, second in before.items():
+        n = counts.get(name)
+        at = slice(None) if n is None or not self.sparse else n.nonzero()[0]
+        state[f"second.{name}"][at] = (self.betas[1] * second + (1 - self.betas[1]) * grads[name] ** 2)[at]
 
 
 def adam(
-    *, eps_in_root=False, swapped_betas=False, no_square=False, undamped=False, no_root=False, decayed_out=False,
-    constructor_lr=False, max_moment=False,
+    *, eps_in_root=False, swapped_betas=False, no_square=False, undamped=False, no_root=False, constructor_lr=False,
+    max_moment=False,
 ):  # fmt: skip
-    """`Adam._move` again, with mistakes to order."""
+    """`Adam.update` again, with mistakes to order."""
 
-    def _move(self, name, at, w, grads, state, t, lr, n, batch):
+    def update(self, w, g, slots, t, lr, table):
         lr = self.lr if constructor_lr else lr
-        old, g = self._decayed(name, at, w[name], grads[name], lr, n, batch)
         beta1, beta2 = self.betas[::-1] if swapped_betas else self.betas
-        first, second = state[f"first.{name}"], state[f"second.{name}"]
-        m = beta1 * first[at] + (1.0 if undamped else 1.0 - beta1) * g
-        raw = grads[name][at] if decayed_out else g
-        square = np.abs(raw) if no_square else raw * raw
-        v = beta2 * second[at] + (1.0 - beta2) * square
-        v = np.maximum(v, second[at]) if max_moment else v
-        first[at], second[at] = m, v
-        rate, root, eps = self.scalars(t, lr, table=n is not None)
+        m = beta1 * slots["first"] + (1.0 if undamped else 1.0 - beta1) * g
+        square = np.abs(g) if no_square else g * g
+        v = beta2 * slots["second"] + (1.0 - beta2) * square
+        v = np.maximum(v, slots["second"]) if max_moment else v
+        slots["first"], slots["second"] = m, v
+        rate, root, eps = self.scalars(t, lr, table)
         if eps_in_root:
             below = namespace(v).sqrt(v / root**2 + eps)
         else:
             below = (v / root**2 if no_root else namespace(v).sqrt(v) / root) + eps
-        w[name][at] = old - rate * m / below
+        return w - rate * m / below
 
-    return _move
+    return update
 
 
 def decayed(
@@ -185,7 +197,12 @@ def step(at):
     def wrong(self, w, grads, state, t, lr, counts, batch):
         for name in w:
             n = counts.get(name)
-            self._move(name, at(self, n), w, grads, state, t, lr, n, batch)
+            rows = at(self, n)
+            old, g = self._decayed(name, rows, w[name], grads[name], lr, n, batch)
+            slots = {slot: state[f"{slot}.{name}"][rows] for slot in self.slots()}
+            w[name][rows] = self.update(old, g, slots, t, lr, n is not None)
+            for slot, value in slots.items():
+                state[f"{slot}.{name}"][rows] = value
 
     return wrong
 
@@ -196,25 +213,26 @@ def decay_of(choose):
     return lambda self, name: choose(self, name, lambda other: original(self, other))
 
 
-def train(change):
-    """`Program.train` with changed learning rates, or something done before."""
-    original = base.Program.train
-
-    def wrong(self, user, item, rating, order, batch_size, learning_rates):
-        return original(self, *change(self, user, item, rating, order, batch_size, learning_rates))
-
-    return wrong
+def run(change):
+    """`Gradient.run` with a changed part, or something done before: change(program, part)."""
+    original = Gradient.run
+    return lambda self, program, data, part: original(self, program, data, change(program, part))
 
 
-def forget_state(self, *arguments):
-    for array in self._state.values():
+def forget_state(program, part):
+    for array in program.slots.values():
         array[...] = 0
-    return arguments
+    return part
 
 
-def forget_step(self, *arguments):
-    self.t = 0
-    return arguments
+def forget_step(program, part):
+    program.t = 0
+    return part
+
+
+def averaged_over_the_full_size(model, loss, w, batch, masks=None):
+    found, grads = original_passes(model, loss, w, batch, masks)
+    return found, {name: g * (batch.size / cases.GOLDEN_PROBLEM.batch) for name, g in grads.items()}
 
 
 def decay_idle_state(self, w, grads, state, t, lr, counts, batch):
@@ -227,6 +245,7 @@ def decay_idle_state(self, w, grads, state, t, lr, counts, batch):
 
 
 original_step = Optimizer.step
+original_passes = gradient.loss_and_gradients
 original_forward = Net.forward
 original_dot_forward = DotBias.forward
 
@@ -235,34 +254,34 @@ SWAP = {"user_factors": "item_factors", "item_factors": "user_factors", "user_bi
         "item_bias": "user_bias"}  # fmt: skip
 
 SABOTAGES = {
-    "momentum: dampened by 1 - mu": (SGD, "_move", sgd(dampened=True)),
-    "momentum: velocity updated after use": (SGD, "_move", sgd(old_velocity=True)),
-    "momentum: velocity forgets": (SGD, "_move", sgd(forgets=True)),
-    "momentum: learning rate inside the velocity": (SGD, "_move", sgd(lr_inside=True)),
-    "nesterov: ignored": (SGD, "_move", sgd(no_lookahead=True)),
-    "nesterov: looks ahead with the old velocity": (SGD, "_move", sgd(old_lookahead=True)),
-    "sgd: schedule ignored": (SGD, "_move", sgd(constructor_lr=True)),
-    "sgd: decoupled decay after the step": (SGD, "_move", sgd(decay_after=True)),
+    "momentum: dampened by 1 - mu": (SGD, "update", sgd(dampened=True)),
+    "momentum: velocity updated after use": (SGD, "update", sgd(old_velocity=True)),
+    "momentum: velocity forgets": (SGD, "update", sgd(forgets=True)),
+    "momentum: learning rate inside the velocity": (SGD, "update", sgd(lr_inside=True)),
+    "nesterov: ignored": (SGD, "update", sgd(no_lookahead=True)),
+    "nesterov: looks ahead with the old velocity": (SGD, "update", sgd(old_lookahead=True)),
+    "sgd: schedule ignored": (SGD, "update", sgd(constructor_lr=True)),
+    "sgd: decoupled decay after the step": (Optimizer, "step", decay_after),
     "adam: stuck step counter": (Adam, "scalars", scalars(t=lambda t: 1)),
     "adam: step counter one ahead": (Adam, "scalars", scalars(t=lambda t: t + 1)),
-    "adam: step counter starts anew each call": (base.Program, "train", train(forget_step)),
+    "adam: step counter starts anew each call": (Gradient, "run", run(forget_step)),
     "adam: no correction of the first moment": (
         Adam, "scalars", scalars(result=lambda self, lr, rate, root, eps: (lr, root, eps))),
     "adam: no correction of the second moment": (
         Adam, "scalars", scalars(result=lambda self, lr, rate, root, eps: (rate, 1.0, eps))),
     "adam: no bias correction": (Adam, "scalars", scalars(result=lambda self, lr, rate, root, eps: (lr, 1.0, eps))),
-    "adam: eps inside the root": (Adam, "_move", adam(eps_in_root=True)),
+    "adam: eps inside the root": (Adam, "update", adam(eps_in_root=True)),
     "adam: eps forgotten": (Adam, "scalars", scalars(
         result=lambda self, lr, rate, root, eps: (rate, root, 1e-30))),
     "adam: (U9) missing on sparse tables": (Adam, "scalars", scalars(table=lambda table: False)),
     "adam: (U9) on dense layers too": (Adam, "scalars", scalars(table=lambda table: True)),
-    "adam: betas swapped": (Adam, "_move", adam(swapped_betas=True)),
-    "adam: second moment not squared": (Adam, "_move", adam(no_square=True)),
-    "adam: first moment without 1 - beta1": (Adam, "_move", adam(undamped=True)),
-    "adam: root forgotten": (Adam, "_move", adam(no_root=True)),
-    "adam: l2 left out of the second moment": (Adam, "_move", adam(decayed_out=True)),
-    "adam: second moment never shrinks": (Adam, "_move", adam(max_moment=True)),
-    "adam: schedule ignored": (Adam, "_move", adam(constructor_lr=True)),
+    "adam: betas swapped": (Adam, "update", adam(swapped_betas=True)),
+    "adam: second moment not squared": (Adam, "update", adam(no_square=True)),
+    "adam: first moment without 1 - beta1": (Adam, "update", adam(undamped=True)),
+    "adam: root forgotten": (Adam, "update", adam(no_root=True)),
+    "adam: l2 left out of the second moment": (Optimizer, "step", decayed_out),
+    "adam: second moment never shrinks": (Adam, "update", adam(max_moment=True)),
+    "adam: schedule ignored": (Adam, "update", adam(constructor_lr=True)),
     "decay: sign": (Optimizer, "_decayed", decayed(sign=-1.0)),
     "decay: factor 2": (Optimizer, "_decayed", decayed(factor=2.0)),
     "decay: forgotten": (Optimizer, "_decayed", decayed(factor=0.0)),
@@ -288,31 +307,32 @@ SABOTAGES = {
         Optimizer, "step",
         step(lambda self, n: EVERY_ROW if n is None or not self.sparse else (n > 1).nonzero()[0])),
     "rows: state of untouched rows decays": (Optimizer, "step", decay_idle_state),
-    "program: state forgotten between calls": (base.Program, "train", train(forget_state)),
+    "program: state forgotten between calls": (Gradient, "run", run(forget_state)),
     "program: first learning rate for the whole call": (
-        base.Program, "train", train(lambda self, *a: (*a[:5], np.full_like(a[5], a[5][0])))),
+        Gradient, "run", run(lambda _, part: part._replace(rates=np.full_like(part.rates, part.rates[0])))),
     "program: short batch dropped": (
-        base.Program, "train", train(lambda self, *a: (*a[:3], a[3][:18], a[4], a[5][:3]))),
-    "program: order ignored": (base.Program, "train", train(lambda self, *a: (*a[:3], np.sort(a[3]), *a[4:]))),
+        Gradient, "run", run(lambda _, part: part._replace(rows=part.rows[:18], rates=part.rates[:3]))),
+    "program: order ignored": (Gradient, "run", run(lambda _, part: part._replace(rows=np.sort(part.rows)))),
     "program: same dropout mask at every step": (
-        base.Program, "_masks", lambda self, batch: self.model.dropout_masks(self.seed, 1, batch, self.dtype)),
-    "program: no dropout": (base.Program, "_masks", lambda self, batch: None),
+        base.Program, "masks", lambda self, batch: self.model.dropout_masks(self.seed, 1, batch, self.dtype)),
+    "program: no dropout": (base.Program, "masks", lambda self, batch: None),
     "loss: short batch averaged over the full size": (
-        ops, "mse_backward", lambda y, r: 2.0 * (y - r) / cases.GOLDEN_PROBLEM.batch),
+        gradient, "loss_and_gradients", averaged_over_the_full_size),
     # Mistakes that forward and backward share: the gradient checks cannot see them, being true to a wrong function.
     "forward: mean forgotten": (
         DotBias, "forward",
-        lambda self, w, u, i, m=None: original_dot_forward(DotBias(2, self.rating_range), w, u, i, m)),
+        lambda self, w, batch, m=None: original_dot_forward(DotBias(2, self.rating_range), w, batch, m)),
     "forward: range forgotten": (
         DotBias, "forward",
-        lambda self, w, u, i, m=None: original_dot_forward(DotBias(2, global_mean=self.global_mean), w, u, i, m)),
+        lambda self, w, batch, m=None: original_dot_forward(DotBias(2, global_mean=self.global_mean), w, batch, m)),
     "forward: item looked up with the user's index": (
-        DotBias, "forward", lambda self, w, u, i, m=None: original_dot_forward(self, w, u, u, m)),
+        DotBias, "forward",
+        lambda self, w, batch, m=None: original_dot_forward(self, w, batch._replace(item=batch.user), m)),
     "forward: dropout without 1 / (1 - rate)": (
         ops, "dropout", lambda x, mask: x if mask is None else x * (mask > 0)),
     "forward: input dropout forgotten": (
         Net, "forward",
-        lambda self, w, u, i, m=None: original_forward(self, w, u, i, (None, *m[1:]) if m else m)),
+        lambda self, w, batch, m=None: original_forward(self, w, batch, (None, *m[1:]) if m else m)),
 }  # fmt: skip
 
 
@@ -332,12 +352,12 @@ def test_sabotage_is_noticed(name, monkeypatch):
 @pytest.mark.parametrize(
     ("target", "attribute", "again"),
     [
-        (SGD, "_move", sgd()),
-        (Adam, "_move", adam()),
+        (SGD, "update", sgd()),
+        (Adam, "update", adam()),
         (Adam, "scalars", scalars()),
         (Optimizer, "_decayed", decayed()),
         (Optimizer, "decay_of", decay_of(lambda self, name, right: right(name))),
-        (base.Program, "train", train(lambda self, *a: a)),
+        (Gradient, "run", run(lambda program, part: part)),
         (
             Optimizer,
             "step",

@@ -90,7 +90,7 @@ def test_the_shape_of_movielens(path, optimizer):
 def trained(module, model, optimizer, weights, user, item, rating):
     program = module.compile(model, optimizer, weights, 5, "float64")
     errors = [
-        program.train(user, item, rating, order, LARGE.batch, optimizer.lr).squared_error for order in LARGE.orders()
+        cases.train(program, user, item, rating, order, LARGE.batch, optimizer.lr).loss for order in LARGE.orders()
     ]
     return cases.Outcome(np.array(errors), program.weights(), program.state())
 
@@ -104,8 +104,8 @@ def test_nets_of_a_usual_size(batch):
     outcomes = []
     for module in (base, cupy_gpu):
         program = module.compile(model, Adam(0.001), weights, 5, "float64")
-        progress = program.train(user, item, rating, problem.orders()[0], batch, 0.001)
-        outcomes.append(cases.Outcome(progress.squared_error, program.weights(), program.state()))
+        progress = cases.train(program, user, item, rating, problem.orders()[0], batch, 0.001)
+        outcomes.append(cases.Outcome(progress.loss, program.weights(), program.state()))
     assert max(cases.distances(outcomes[1], outcomes[0]).values()) < 1e-6
 
 

@@ -13,8 +13,10 @@ import sys
 import numpy as np
 import pytest
 
-from minicf import checking, ops
+from minicf import checking, losses, ops
 from minicf.checking import check_gradients
+from minicf.data import Batch
+from minicf.losses import Logistic, SquaredError
 from minicf.models import Dot, DotBias, Hybrid, Net
 from tests import cases
 
@@ -53,7 +55,6 @@ def test_models_of_the_lessons_by_projection(name):
 
 USER = np.array([3, 0, 3, 1, 3, 0])
 MASK = np.array([[0.0, 1.25, 1.25, 0.0], [1.25, 0.0, 1.25, 1.25], [0.0, 1.25, 0.0, 1.25]])
-RATING = np.array([1.0, 4.5, 3.0, 5.0])
 
 
 # The forward function of the inputs that have derivatives, the backward function of d_out and these, their shapes.
@@ -80,7 +81,6 @@ OPERATIONS = {
     "dense": (ops.dense, lambda d, x, weight, bias: ops.dense_backward(d, x, weight), [(6, 3), (3, 4), (4,)]),
     "dense-square": (ops.dense, lambda d, x, weight, bias: ops.dense_backward(d, x, weight), [(5, 3), (3, 3), (3,)]),
     "relu": (ops.relu, lambda d, a: (ops.relu_backward(d, a),), [(6, 5)]),
-    "mse": (lambda y: ops.mse(y, RATING), lambda d, y: (d * ops.mse_backward(y, RATING),), [(4,)]),
 }
 
 
@@ -111,6 +111,50 @@ def test_every_operation(name):
 def test_no_operation_escapes():
     pairs = {name.removesuffix("_backward") for name, _ in inspect.getmembers(ops) if name.endswith("_backward")}
     assert pairs == {name.split("-")[0] for name in OPERATIONS}
+
+
+LOSSES = {"squared": (SquaredError(), [1.0, 4.5, 3.0, 5.0]), "logistic": (Logistic(), [1.0, 0.0, 0.3, 1.0])}
+
+
+@pytest.mark.parametrize("weight", [None, np.array([1.0, 0.5, 2.0, 0.0])], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss(name, weight):
+    """The slope is the derivative of the value, for one head and for several; weights multiply both."""
+    loss, target = LOSSES[name]
+    batch = Batch(USER[:4], USER[:4], np.array(target), weight)
+    h = 2.0**-17
+    for y in (np.array([0.3, -1.2, 2.0, 4.0]), np.array([[0.3, -1.2, 2.0, 4.0], [1.0, 0.0, -3.0, 0.7]])):
+        value, slope = loss(y, batch)
+        assert value.shape == slope.shape == y.shape
+        assert cases.distance(slope, (loss(y + h, batch)[0] - loss(y - h, batch)[0]) / (2 * h)) < 1e-8
+        plain = loss(y, batch._replace(weight=None))[0]
+        np.testing.assert_array_equal(value, plain if weight is None else weight * plain)
+        assert loss.measures(y[..., :1].reshape(-1)[:1], batch.target[:1])[loss.metric] == plain.reshape(-1)[0]
+
+
+def test_losses_by_hand():
+    """(F9) (3 - 5)^2; (F11) log(1 + exp(2)) - 0.25 * 2, and sigmoid(2) - 0.25."""
+    one = Batch(None, None, np.array([5.0]))
+    assert [float(x[0]) for x in SquaredError()(np.array([3.0]), one)] == [4.0, -4.0]
+    value, slope = Logistic()(np.array([2.0]), one._replace(target=np.array([0.25])))
+    assert math.isclose(value[0], math.log(1 + math.exp(2.0)) - 0.5, rel_tol=1e-15)
+    assert math.isclose(slope[0], 1 / (1 + math.exp(-2.0)) - 0.25, rel_tol=1e-15)
+    assert Logistic().measures(np.array([2.0, -1.0]), np.array([1.0, 1.0]))["accuracy"] == 0.5
+
+
+def test_no_loss_escapes_and_none_overflows():
+    known = {kind for kind in vars(losses).values() if isinstance(kind, type) and issubclass(kind, losses.Loss)}
+    assert known - {losses.Loss} == {type(loss) for loss, _ in LOSSES.values()}
+    with np.errstate(all="raise", under="ignore"):  # exp(-1e4) is 0, as it should be
+        value, slope = Logistic()(np.array([-1e4, 1e4]), Batch(None, None, np.array([1.0, 1.0])))
+    assert value.tolist() == [1e4, 0.0]
+    assert slope.tolist() == [-1.0, 0.0]
+
+
+@pytest.mark.parametrize("name", cases.ALL_MODELS)
+def test_every_model_with_the_logistic_loss(name):
+    report = check_gradients(cases.ALL_MODELS[name], loss=Logistic(), method="full")
+    assert report.ok, report
 
 
 def test_sigmoid_keeps_to_its_definition_and_does_not_overflow():
@@ -175,7 +219,7 @@ def dense_wrong(*, transposed=False, bias=lambda d: d.sum(axis=0), d_weight=lamb
 right = {
     (target, name): getattr(target, name)
     for target, name in [
-        (Dot, "backward"), (Net, "forward"), (Net, "backward"), (Hybrid, "backward"), (Hybrid, "loss_and_gradients"),
+        (Dot, "backward"), (Net, "forward"), (Net, "backward"), (Hybrid, "backward"), (checking, "loss_and_gradients"),
         (Net, "_finish_backward"),
     ]
 }  # fmt: skip
@@ -203,21 +247,37 @@ def without(name):
 def forward_remembering(change):
     """`Net.forward` that remembers something else for the way back: change(inputs, activations, masks)."""
 
-    def wrong(self, w, user, item, masks=None):
-        y, (u, i, inputs, activations, masks, s) = right[Net, "forward"](self, w, user, item, masks)
-        return y, (u, i, *change(inputs, activations, masks), s)
+    def wrong(self, w, batch, masks=None):
+        y, (batch, inputs, activations, masks, s) = right[Net, "forward"](self, w, batch, masks)
+        return y, (batch, *change(inputs, activations, masks), s)
 
     return wrong
 
 
 def heads_weighted(choose):
-    """`Hybrid.loss_and_gradients` with other weights for its heads: choose(weights)."""
+    """`loss_and_gradients` with other weights for the heads of a hybrid: choose(weights)."""
 
-    def wrong(self, w, user, item, rating, masks=None):
-        y, caches = self.forward(w, user, item, masks)
-        weights = choose([weight for _, weight in self.members.values()])
-        d_y = {name: weight * ops.mse_backward(y[name], rating) for name, weight in zip(y, weights, strict=True)}
-        return [ops.mse(y[name], rating) for name in y], self.backward(w, caches, d_y)
+    def wrong(model, loss, w, batch, masks=None):
+        y, caches = model.forward(w, batch, masks)
+        value, slope = loss(y, batch)
+        if len(model.heads) > 1:
+            slope = np.array(choose(list(model.head_weights)))[:, None] * slope
+        return value.mean(axis=-1).reshape(-1), model.backward(w, caches, slope / batch.size)
+
+    return wrong
+
+
+def sloped(slope):
+    """`SquaredError.value_and_slope` with another slope."""
+    return lambda self, y, r: ((y - r) ** 2, slope(y, r))
+
+
+def averaged(factor):
+    """`loss_and_gradients` whose derivatives are off by a factor: factor(B)."""
+
+    def wrong(model, loss, w, batch, masks=None):
+        found, grads = right[checking, "loss_and_gradients"](model, loss, w, batch, masks)
+        return found, {name: factor(batch.size) * g for name, g in grads.items()}
 
     return wrong
 
@@ -227,10 +287,10 @@ def hybrid_backward(merge):
 
     def wrong(self, w, cache, d_y):
         grads = {}
-        for name, (head, _) in self.members.items():
-            for key, d_w in head.backward(self._weights_of(name, w), cache[name], d_y[name]).items():
-                full = self.full_name(name, key)
-                grads[full] = merge(grads[full], d_w) if full in grads else d_w
+        for row, (name, (head, _)) in enumerate(self.members.items()):
+            full = self.names(name)
+            for key, d_w in head.backward(self.weights_of(name, w), cache[name], d_y[row]).items():
+                grads[full[key]] = merge(grads[full[key]], d_w) if full[key] in grads else d_w
         return grads
 
     return wrong
@@ -291,10 +351,10 @@ SABOTAGES = {
     "relu: slope by the wrong tensor": (ops, "relu_backward", lambda d, a: d * (d > 0)),
     "relu: the other side": (ops, "relu_backward", lambda d, a: d * (a < 0)),
     "relu: leaky": (ops, "relu_backward", lambda d, a: d * np.where(a > 0, 1.0, 0.01)),
-    "loss: sign": (ops, "mse_backward", lambda y, r: 2.0 * (r - y) / len(r)),
-    "loss: missing 2": (ops, "mse_backward", lambda y, r: (y - r) / len(r)),
-    "loss: missing 1/B": (ops, "mse_backward", lambda y, r: 2.0 * (y - r)),
-    "loss: absolute error's": (ops, "mse_backward", lambda y, r: np.sign(y - r) / len(r)),
+    "loss: sign": (SquaredError, "value_and_slope", sloped(lambda y, r: 2.0 * (r - y))),
+    "loss: missing 2": (SquaredError, "value_and_slope", sloped(lambda y, r: y - r)),
+    "loss: missing 1/B": (checking, "loss_and_gradients", averaged(lambda size: size)),
+    "loss: absolute error's": (SquaredError, "value_and_slope", sloped(lambda y, r: np.sign(y - r))),
     "tables: user and item swapped": (Dot, "backward", renamed(SWAP)),
     "biases: user and item swapped": (Dot, "backward", renamed(SWAP_BIASES)),
     "biases: gradient missing": (Dot, "backward", without("user_bias")),
@@ -307,10 +367,10 @@ SABOTAGES = {
             lambda inputs, a, masks: (inputs, a, (masks[0], *(None for _ in masks[1:]))))),
     "net: input mask forgotten backward": (
         Net, "forward", forward_remembering(lambda inputs, a, masks: (inputs, a, (None, *masks[1:])))),
-    "hybrid: heads unweighted": (Hybrid, "loss_and_gradients", heads_weighted(lambda weights: [1.0] * len(weights))),
-    "hybrid: heads' weights swapped": (Hybrid, "loss_and_gradients", heads_weighted(lambda weights: weights[::-1])),
+    "hybrid: heads unweighted": (checking, "loss_and_gradients", heads_weighted(lambda weights: [1.0] * len(weights))),
+    "hybrid: heads' weights swapped": (checking, "loss_and_gradients", heads_weighted(lambda weights: weights[::-1])),
     "hybrid: heads averaged": (
-        Hybrid, "loss_and_gradients", heads_weighted(lambda weights: [x / len(weights) for x in weights])),
+        checking, "loss_and_gradients", heads_weighted(lambda weights: [x / len(weights) for x in weights])),
     "hybrid: shared tables overwritten": (Hybrid, "backward", hybrid_backward(lambda old, new: new)),
     "hybrid: shared tables of the first head only": (Hybrid, "backward", hybrid_backward(lambda old, new: old)),
     "hybrid: shared tables averaged": (Hybrid, "backward", hybrid_backward(lambda old, new: (old + new) / 2)),
@@ -339,9 +399,10 @@ def test_sabotage_is_noticed(name, monkeypatch):
         (Dot, "backward", renamed({})),
         (Net, "forward", forward_remembering(lambda *remembered: remembered)),
         (Net, "_finish_backward", finish_backward(lambda right, d_y, s: right)),
-        (Hybrid, "loss_and_gradients", heads_weighted(lambda weights: weights)),
+        (checking, "loss_and_gradients", heads_weighted(lambda weights: weights)),
         (Hybrid, "backward", hybrid_backward(lambda old, new: old + new)),
-        (ops, "mse", ops.mse),
+        (SquaredError, "value_and_slope", sloped(lambda y, r: 2.0 * (y - r))),
+        (checking, "loss_and_gradients", averaged(lambda size: 1.0)),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
@@ -362,15 +423,15 @@ def test_sabotage_is_noticed_by_projections(name, monkeypatch):
 # --- the checker -----------------------------------------------------------------------------------------------------
 
 
-class Toy(Dot):
-    """A model whose passes a test replaces."""
+def check_toy(passes, **arguments):
+    """Check a model whose pass there and back is replaced."""
 
-    def __init__(self, passes):
-        super().__init__(3)
-        object.__setattr__(self, "passes", passes)
+    def replaced(model, loss, w, batch, masks=None):
+        return passes(w, batch.user, batch.item, right[checking, "loss_and_gradients"](model, loss, w, batch, masks))
 
-    def loss_and_gradients(self, w, user, item, rating, masks=None):
-        return self.passes(w, user, item, super().loss_and_gradients(w, user, item, rating, masks))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, "loss_and_gradients", replaced)
+        return check_gradients(Dot(3), **arguments)
 
 
 def changed(**changes):
@@ -401,7 +462,7 @@ def test_report():
     ids=["shape", "nan gradient", "extra", "missing", "nan loss", "tiny where 0 is due"],
 )
 def test_what_is_no_number_fails_too(passes, problem):
-    report = check_gradients(Toy(passes))
+    report = check_toy(passes)
     assert not report.ok
     assert problem in str(report)
     assert "WRONG" in str(report)
@@ -413,7 +474,7 @@ def test_changed_weights_fail():
         w["item_factors"] += 1e-12
         return result
 
-    report = check_gradients(Toy(passes))
+    report = check_toy(passes)
     assert "changed the weight" in report.frame().set_index("weight").problem["item_factors"]
 
 
@@ -435,18 +496,18 @@ def kinked(share):
         start[:] = start or [p + 0.1 * checking.STEP, np.arange(p.size).reshape(p.shape) < share * p.size]
         return [losses[0] + 5.0 * (ops.relu(p - start[0]) * start[1]).sum()], grads
 
-    return Toy(passes)
+    return passes
 
 
 def test_kinks_are_left_out_and_counted():
-    report = check_gradients(kinked(2.5 / 300), n_users=100)
+    report = check_toy(kinked(2.5 / 300), n_users=100)
     check = report.checks[0]
     assert report.ok, report
     assert (check.checked, check.skipped) == (297, 3)
 
 
 def test_too_many_kinks_fail():
-    report = check_gradients(kinked(0.1), n_users=100)
+    report = check_toy(kinked(0.1), n_users=100)
     assert "too many kinks (30 of 300)" in str(report)
     assert not report.ok
 
@@ -458,8 +519,8 @@ def test_a_kink_does_not_excuse_another_element():
         wrong[-1, -1] += 1.0
         return losses, grads | {"user_factors": wrong}
 
-    kink = kinked(2.5 / 300).passes
-    report = check_gradients(Toy(passes), n_users=100)
+    kink = kinked(2.5 / 300)
+    report = check_toy(passes, n_users=100)
     assert not report.ok
     assert report.checks[0].skipped == 3
 
@@ -472,7 +533,7 @@ def test_the_batch_repeats_rows_and_leaves_some_out():
         return result
 
     for seed in range(5):
-        assert check_gradients(Toy(passes), seed=seed).ok
+        assert check_toy(passes, seed=seed).ok
         for index, n in ((seen["user"], 5), (seen["item"], 7)):
             assert len(index) == 12
             assert len(set(index)) <= 2 * n // 3 < n

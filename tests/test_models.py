@@ -7,8 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from minicf import models
-from minicf.models import Dot, DotBias, Hybrid, Net, from_config, head_weights, to_config
+from minicf import models, registry
+from minicf.data import Batch
+from minicf.losses import SquaredError
+from minicf.models import Dot, DotBias, Hybrid, Net
+from minicf.registry import to_config
+from minicf.solvers import loss_and_gradients
 from tests.cases import ALL_MODELS, MODELS
 
 USERS, ITEMS = 671, 9066
@@ -92,10 +96,10 @@ def test_every_pass_has_the_shapes_it_says(model):
     rating = np.array([1.0, 2.0, 3.0, 4.0])
     before = {name: w.copy() for name, w in weights.items()}
     masks = model.dropout_masks(0, 1, 4, "float64")
-    losses, grads = model.loss_and_gradients(weights, user, item, rating, masks)
-    assert len(losses) == len(model.heads) == len(head_weights(model))
+    losses, grads = loss_and_gradients(model, SquaredError(), weights, Batch(user, item, rating), masks)
+    assert len(losses) == len(model.heads) == len(model.head_weights)
     assert {name: g.shape for name, g in grads.items()} == model.shapes(6, 5)
-    y = model.predict(weights, user, item)
+    y = model.predict(weights, Batch(user, item))
     assert y.shape == (4,)
     assert y[0] == y[2]  # the same pair
     for name, w in weights.items():
@@ -107,17 +111,16 @@ def test_float32_weights_give_float32_predictions_and_gradients(model):
     weights = {name: w.astype(np.float32) for name, w in model.init_weights(6, 5).items()}
     index, rating = np.array([0, 1, 1]), np.array([1, 2, 3], np.float32)
     masks = model.dropout_masks(0, 1, 3, "float32")
-    losses, grads = model.loss_and_gradients(weights, index, index, rating, masks)
-    assert model.predict(weights, index, index).dtype == np.float32
+    _, grads = loss_and_gradients(model, SquaredError(), weights, Batch(index, index, rating), masks)
+    assert model.predict(weights, Batch(index, index)).dtype == np.float32
     assert {g.dtype for g in grads.values()} == {np.dtype(np.float32)}
-    assert {np.asarray(loss).dtype for loss in losses} == {np.dtype(np.float32)}
 
 
 def test_a_numpy_mean_leaves_float32_alone_and_can_be_saved():
     for mean in (np.float64(3.5), np.float32(3.5), np.array(3.5), 3.5):
         model = DotBias(2, global_mean=mean)
         weights = {name: w.astype(np.float32) for name, w in model.init_weights(2, 2).items()}
-        assert model.predict(weights, np.array([0]), np.array([1])).dtype == np.float32
+        assert model.predict(weights, Batch(np.array([0]), np.array([1]))).dtype == np.float32
         assert json.loads(json.dumps(to_config(model)))["global_mean"] == 3.5
 
 
@@ -132,11 +135,11 @@ def test_dot_and_bias_by_hand():
         "item_bias": np.array([0.4]),
     }
     user, item = np.array([0, 1]), np.array([0, 0])
-    assert Dot(2).predict(w, user, item) == pytest.approx([2.5, 3.0])
-    assert Dot(2, global_mean=1.5).predict(w, user, item) == pytest.approx([4.0, 4.5])
-    assert DotBias(2).predict(w, user, item) == pytest.approx([3.0, 3.2])
+    assert Dot(2).predict(w, Batch(user, item)) == pytest.approx([2.5, 3.0])
+    assert Dot(2, global_mean=1.5).predict(w, Batch(user, item)) == pytest.approx([4.0, 4.5])
+    assert DotBias(2).predict(w, Batch(user, item)) == pytest.approx([3.0, 3.2])
     squeezed = 0.5 + 4.5 / (1 + np.exp([-3.0, -3.2]))
-    assert DotBias(2, rating_range=(0.5, 5)).predict(w, user, item) == pytest.approx(squeezed)
+    assert DotBias(2, rating_range=(0.5, 5)).predict(w, Batch(user, item)) == pytest.approx(squeezed)
 
 
 def test_net_by_hand():
@@ -150,9 +153,9 @@ def test_net_by_hand():
     }
     zero = np.array([0])
     # a = [1 + 2 + 0.5, -1 + 0.5 + 0.25] = [3.5, -0.25]; relu cuts the second off.
-    assert Net(1, hidden=(2,), dropout=0.0).predict(w, zero, zero) == pytest.approx([7.125])
+    assert Net(1, hidden=(2,), dropout=0.0).predict(w, Batch(zero, zero)) == pytest.approx([7.125])
     masks = (np.array([[2.0, 0.0]]), np.array([[0.0, 4.0]]))
-    y, _ = Net(1, hidden=(2,), dropout=0.5).forward(w, zero, zero, masks)
+    y, _ = Net(1, hidden=(2,), dropout=0.5).forward(w, Batch(zero, zero), masks)
     # x = [2, 0]; a = [2.5, -1.75]; the first is dropped, the second is cut off.
     assert y == pytest.approx([0.125])
 
@@ -160,7 +163,7 @@ def test_net_by_hand():
 def test_predictions_stay_in_the_range_however_large_the_scores():
     for scale in (1.0, 1e3, 1e30):
         w = {name: scale * value for name, value in Dot(3).init_weights(4, 4).items()}
-        y = Dot(3, rating_range=(0.5, 5.0)).predict(w, np.arange(4), np.arange(4))
+        y = Dot(3, rating_range=(0.5, 5.0)).predict(w, Batch(np.arange(4), np.arange(4)))
         assert ((y >= 0.5) & (y <= 5.0)).all()
 
 
@@ -170,14 +173,14 @@ def test_hybrid_predicts_with_the_heaviest_head_or_the_one_named():
     w = model.init_weights(3, 4)
     user, item = np.array([0, 2]), np.array([3, 1])
     own = {name.removeprefix("net."): value for name, value in w.items()}
-    net, dot = heads["net"][0].predict(own, user, item), DotBias(2).predict(w, user, item)
+    net, dot = heads["net"][0].predict(own, Batch(user, item)), DotBias(2).predict(w, Batch(user, item))
     assert model.output == "dot"
-    assert (model.predict(w, user, item) == dot).all()
-    assert (model.predict_head("net", w, user, item) == net).all()
+    assert (model.predict(w, Batch(user, item)) == dot).all()
+    assert (model.predict(w, Batch(user, item), "net") == net).all()
     assert not (net == dot).any()
-    assert (Hybrid(heads, output="net").predict(w, user, item) == net).all()
-    with pytest.raises(ValueError, match="no head 'x'"):
-        model.predict_head("x", w, user, item)
+    assert (Hybrid(heads, output="net").predict(w, Batch(user, item)) == net).all()
+    with pytest.raises(ValueError, match="head is 'x'"):
+        model.predict(w, Batch(user, item), "x")
 
 
 def test_hybrid_output_is_the_last_of_equals():
@@ -189,21 +192,22 @@ def test_hybrid_heads_with_like_beginnings_keep_their_layers_apart():
     w = model.init_weights(3, 3)
     w["net2.output.bias"] = w["net2.output.bias"] + 10
     one = np.array([1])
-    assert model.predict_head("net2", w, one, one) > 8 > model.predict_head("net", w, one, one)
+    assert model.predict(w, Batch(one, one), "net2") > 8 > model.predict(w, Batch(one, one), "net")
 
 
 def test_hybrid_gradient_is_the_weighted_sum_of_its_heads():
     user, item, rating = np.array([0, 1, 1]), np.array([2, 0, 2]), np.array([1.0, 2.0, 5.0])
     model = Hybrid({"dot": (Dot(2), 0.3), "bias": (DotBias(2), 2.0)})
     w = model.init_weights(3, 3)
-    losses, grads = model.loss_and_gradients(w, user, item, rating)
-    (one,), g_one = Dot(2).loss_and_gradients(w, user, item, rating)
-    (two,), g_two = DotBias(2).loss_and_gradients(w, user, item, rating)
-    assert losses == [one, two]
+    batch = Batch(user, item, rating)
+    losses, grads = loss_and_gradients(model, SquaredError(), w, batch)
+    (one,), g_one = loss_and_gradients(Dot(2), SquaredError(), w, batch)
+    (two,), g_two = loss_and_gradients(DotBias(2), SquaredError(), w, batch)
+    assert losses.tolist() == [one, two]
     for table in ("user_factors", "item_factors"):
         assert grads[table] == pytest.approx(0.3 * g_one[table] + 2.0 * g_two[table], rel=1e-12)
     assert grads["user_bias"] == pytest.approx(2.0 * g_two["user_bias"], rel=1e-12)
-    assert head_weights(model) == (0.3, 2.0)
+    assert model.head_weights == (0.3, 2.0)
 
 
 # --- how weights start --------------------------------------------------------------------------------------------
@@ -337,14 +341,17 @@ def test_heads_of_a_hybrid_drop_independently():
         (lambda: Hybrid({"a": (Dot(2), "x")}), r"must be \(model, weight\)"),
         (lambda: Hybrid({"a": (Dot(2), -1.0)}), "not negative"),
         (lambda: Hybrid({"a": (Dot(2), np.inf)}), "finite"),
-        (lambda: Hybrid({"a": ("Dot", 1.0)}), "a head is a Dot"),
-        (lambda: Hybrid({"a": (Hybrid({"b": (Dot(2), 1.0)}), 1.0)}), "a head is a Dot"),
+        (lambda: Hybrid({"a": ("Dot", 1.0)}), "must be a model with one output"),
+        (lambda: Hybrid({"a": (Hybrid({"b": (Dot(2), 1.0)}), 1.0)}), "must be a model with one output"),
         (lambda: Hybrid({"": (Dot(2), 1.0)}), "name is a text, not empty"),
         (lambda: Hybrid({"a.b": (Dot(2), 1.0)}), "name"),
         (lambda: Hybrid({"a/b": (Dot(2), 1.0)}), "name"),
         (lambda: Hybrid({3: (Dot(2), 1.0)}), "head 3"),
-        (lambda: Hybrid({"a": (Dot(2), 1.0), "b": (Dot(3), 1.0)}), "n_factors differ"),
-        (lambda: Hybrid({"a": (Dot(2), 1.0), "b": (Dot(2, init=("normal", 0, 1)), 1.0)}), "init differs"),
+        (lambda: Hybrid({"a": (Dot(2), 1.0), "b": (Dot(3), 1.0)}), "n_factors and init must be the same"),
+        (
+            lambda: Hybrid({"a": (Dot(2), 1.0), "b": (Dot(2, init=("normal", 0, 1)), 1.0)}),
+            "n_factors and init must be the same",
+        ),
         (lambda: Hybrid({"a": (Dot(2), 1.0)}, output="b"), "output is 'b'"),
     ],
 )
@@ -383,7 +390,7 @@ def test_a_hybrid_keeps_no_hold_on_the_callers_dict():
 
 @pytest.mark.parametrize("model", [*ALL_MODELS.values(), deep_net(), hybrid()], ids=repr)
 def test_config_round_trip(model):
-    again = from_config(json.loads(json.dumps(to_config(model))))
+    again = registry.from_config(json.loads(json.dumps(to_config(model))), models.Model, "model")
     assert again == model
     assert repr(again) == repr(model)
     assert again.shapes(3, 4) == model.shapes(3, 4)
@@ -400,13 +407,13 @@ def test_config_round_trip(model):
 )
 def test_foreign_configs_are_refused(config, match):
     with pytest.raises(ValueError, match=match):
-        from_config(config)
+        registry.from_config(config, models.Model, "model")
 
 
 def test_a_bare_model_has_no_passes():
     for call in (
         lambda m: m.shapes(1, 1),
-        lambda m: m.forward({}, None, None),
+        lambda m: m.forward({}, None),
         lambda m: m.backward({}, None, None),
     ):
         with pytest.raises(NotImplementedError):
@@ -414,4 +421,15 @@ def test_a_bare_model_has_no_passes():
 
 
 def test_every_kind_of_model_is_among_the_cases():
-    assert {type(model) for model in MODELS.values()} == set(models._KINDS.values())
+    kinds = {kind for kind in vars(models).values() if isinstance(kind, type) and issubclass(kind, models.Model)}
+    assert {type(model) for model in MODELS.values()} == kinds - {models.Model}
+
+
+def test_members_of_version_0_1_are_read():
+    """It wrote a list of (name, model, weight)."""
+    old = {
+        "kind": "Hybrid",
+        "members": [["net", to_config(Net(2)), 0.2], ["dot", to_config(Dot(2)), 1.0]],
+        "output": "dot",
+    }
+    assert registry.from_config(old, models.Model, "model") == Hybrid({"net": (Net(2), 0.2), "dot": (Dot(2), 1.0)})

@@ -112,7 +112,7 @@ def test_the_sum_over_a_gap_is_used_and_exact():
     outcomes = []
     for module in (base, numba_cpu):
         program = module.compile(model, opt, start, 0, "float64")
-        program.train(user, item, rating, np.arange(1500, dtype=np.int32), 1, 0.01)
+        cases.train(program, user, item, rating, np.arange(1500, dtype=np.int32), 1, 0.01)
         outcomes.append(program.weights()["item_factors"])
     np.testing.assert_allclose(outcomes[1], outcomes[0], rtol=1e-8)
     # The expansion was in use: from the step on where the table says that it is exact enough.
@@ -133,7 +133,7 @@ def test_a_gap_so_long_that_beta2_to_its_minus_half_overflows():
         opt = Adam(0.01, betas=(0.1, 0.95))
         program = numba_cpu.compile(model, opt, model.init_weights(1, 2, 1), 0, "float64")
         for part in np.split(order, calls):
-            program.train(user, item, rating, part, 1, 0.01)
+            cases.train(program, user, item, rating, part, 1, 0.01)
         outcomes.append(program.weights()["item_factors"])
     np.testing.assert_allclose(outcomes[0], outcomes[1], rtol=1e-6)  # what the expansion promises in float64
 
@@ -154,7 +154,7 @@ def test_the_expansion_is_as_exact_as_it_says_where_eps_matters(gap, decay):
     for module in (base, numba_cpu):
         program = module.compile(model, opt, start, 0, "float64")
         program.load(start, state)
-        program.train(zeros, zeros, np.ones(gap, np.float32), np.arange(gap, dtype=np.int32), 1, 0.01)
+        cases.train(program, zeros, zeros, np.ones(gap, np.float32), np.arange(gap, dtype=np.int32), 1, 0.01)
         outcomes.append(program.weights())
     for name in ("item_factors", "item_bias"):
         moved = np.abs(outcomes[0][name] - start[name])[1:]  # row 0 is named at each step
@@ -178,10 +178,10 @@ def test_the_expansion_of_a_gap_that_ends_within_a_call(decay):
     programs = [module.compile(model, opt, start, 0, "float64") for module in (base, numba_cpu)]
     for program in programs:
         program.load(start, state)
-    programs[1].train(user, item, rating, item, 1, 0.01)
+    cases.train(programs[1], user, item, rating, item, 1, 0.01)
     path, last = dict.fromkeys(("item_factors", "item_bias"), 0.0), start
     for step in item:  # as far as each weight went, there and back
-        programs[0].train(user, item, rating, item[step : step + 1], 1, 0.01)
+        cases.train(programs[0], user, item, rating, item[step : step + 1], 1, 0.01)
         now = programs[0].weights()
         path = {name: way + np.abs(now[name] - last[name]) for name, way in path.items()}
         last = now
@@ -239,7 +239,7 @@ def test_factors_near_one_keep_their_digits(opt):
     outcomes = []
     for module, dtype in ((base, "float64"), (numba_cpu, "float32")):
         program = module.compile(model, opt, model.init_weights(2, 3, 1), 0, dtype)
-        program.train(user, item, rating, np.arange(n, dtype=np.int32), 1, opt.lr)
+        cases.train(program, user, item, rating, np.arange(n, dtype=np.int32), 1, opt.lr)
         state = {name: x for name, x in program.state().items() if name.startswith("second")}
         outcomes.append(program.weights() | state)
     for name, true in outcomes[0].items():
@@ -351,7 +351,7 @@ def test_a_unit_that_is_exactly_0_has_slope_0():
     user, item, rating = problem.ratings()
     for module in (base, numba_cpu):
         program = module.compile(model, SGD(0.1), weights, 0, "float64")
-        program.train(user, item, rating, problem.orders()[0], problem.batch, 0.1)
+        cases.train(program, user, item, rating, problem.orders()[0], problem.batch, 0.1)
         hidden = program.weights()["hidden.0.bias"]
         np.testing.assert_array_equal(hidden[:3], 0.0)
         assert (hidden[3:] != weights["hidden.0.bias"][3:]).all()
@@ -362,9 +362,9 @@ def test_no_ratings_are_no_step_and_no_failure():
     weights, nothing = problem.weights(model), np.zeros(0, np.int32)
     for module in (base, numba_cpu):
         program = module.compile(model, Adam(0.1, weight_decay=0.1), weights, 0, "float64")
-        progress = program.train(*problem.ratings(), nothing, 8, 0.1)
+        progress = cases.train(program, *problem.ratings(), nothing, 8, 0.1)
         assert progress.failed_step == -1
-        np.testing.assert_array_equal(progress.squared_error, [0.0])
+        np.testing.assert_array_equal(progress.loss, [0.0])
         assert program.t == 0
         for name, value in program.weights().items():
             np.testing.assert_array_equal(value, weights[name])
@@ -503,9 +503,9 @@ def test_few_ratings_in_tiles_equal_the_reference(name, model):
     outcomes = []
     for module in (base, numba_cpu):
         program = module.compile(model, opt, weights, 0, "float64")
-        progress = program.train_tiles(tiles, np.array([2, 0, 1]), np.array([0.05, 0.02, 0.1]))
+        progress = cases.train_tiles(program, tiles, np.array([2, 0, 1]), np.array([0.05, 0.02, 0.1]))
         assert progress.failed_step == -1
-        outcomes.append(program.weights() | {"step": program.state()["step"], "error": progress.squared_error})
+        outcomes.append(program.weights() | {"step": program.state()["step"], "error": progress.loss})
     assert max(cases.distance(outcomes[1][key], outcomes[0][key]) for key in outcomes[0]) < cases.TOLERANCE
 
 
@@ -594,8 +594,8 @@ def test_a_tile_waits_for_those_that_share_its_rows_and_for_no_others(monkeypatc
         monkeypatch.setattr(numba_cpu, "tile_kernel", kernel)
         weights = model.init_weights(n, n, 0)
         program = numba_cpu.compile(model, SGD(0.01), weights, 0, "float64", n_threads=n)
-        progress = program.train_tiles(tiles, np.array(rounds), np.full(len(rounds), 0.01))
-        assert progress.squared_error.tolist() == [n * len(rounds)]
+        progress = cases.train_tiles(program, tiles, np.array(rounds), np.full(len(rounds), 0.01))
+        assert progress.loss.tolist() == [n * len(rounds)]
         assert workers.controls.count("as it was") == n  # on leaving, each gives back what it found
         assert workers.done == {tile for tiles_of_round in order for tile in tiles_of_round}
         # Those before it, beside it, and those of the next round that share no rows with it.
@@ -731,7 +731,7 @@ def test_memory_of_a_batch_is_bounded_by_the_tables():
     program = numba_cpu.compile(model, Adam(0.01), model.init_weights(10, 20), 0, "float32")
     n = 5000
     user, item = np.arange(n, dtype=np.int32) % 10, np.arange(n, dtype=np.int32) % 20
-    program.train(user, item, np.ones(n, np.float32), np.arange(n, dtype=np.int32), n, 0.01)
+    cases.train(program, user, item, np.ones(n, np.float32), np.arange(n, dtype=np.int32), n, 0.01)
     users, items, _ = program._buffers[1]
     assert users.arrays[5].shape[0] == 10  # gradients are held for rows that a batch names, never more than there are
     assert items.arrays[6].shape[0] == 20

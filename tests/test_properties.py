@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from minicf import schedules
 from minicf.backends import base, get_backend
 from minicf.data import Ratings
-from minicf.models import TABLES, USER_TABLES, Dot, DotBias, Hybrid, Model, Net
+from minicf.models import Dot, DotBias, Hybrid, Model, Net
 from minicf.optim import Optimizer
 from minicf.recommender import Recommender
 from minicf.train import DivergenceError, Trainer
@@ -249,13 +249,14 @@ def test_renumbering_users_and_items_renumbers_the_result(backend):
         random = np.random.RandomState(data.draw(st.integers(0, 99)))
         new_user, new_item = random.permutation(table.n_users), random.permutation(table.n_items)
         start = model.init_weights(table.n_users, table.n_items, 1)
+        sides = model.parameters({"user": table.n_users, "item": table.n_items})
 
         def renumbered(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             moved = {}
             for name, w in weights.items():
                 moved[name] = w.copy()
-                if name in TABLES:
-                    moved[name][new_user if name in USER_TABLES else new_item] = w
+                if (side := sides[name].rows) is not None:
+                    moved[name][new_user if side == "user" else new_item] = w
             return moved
 
         other = Ratings(new_user[table.user], new_item[table.item], table.rating, table.n_users, table.n_items)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 import minicf
-from minicf import schedules
-from minicf.schedules import Constant, Cosine, CosineRestarts, Exponential, OneCycle, Step
+from minicf import registry, schedules
+from minicf.schedules import Constant, Cosine, CosineRestarts, Exponential, OneCycle, Schedule, Step
+from tests import cases
 from tests.cases import Problem
 
 ALL = [
@@ -165,17 +165,18 @@ def test_bad_arguments_are_refused(make, match):
 
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
 def test_config_round_trip(schedule):
-    assert schedules.from_config({"kind": type(schedule).__name__, **asdict(schedule)}) == schedule
+    assert registry.from_config(registry.to_config(schedule), Schedule, "schedule") == schedule
 
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match=r"unknown schedule 'Linear'; known are \['Constant'"):
-        schedules.from_config({"kind": "Linear"})
+        registry.from_config({"kind": "Linear"}, Schedule, "schedule")
 
 
 def test_every_schedule_is_tested_and_known():
-    assert {type(schedule) for schedule in ALL} == set(schedules.KINDS.values())
-    assert all(hasattr(minicf, name) for name in schedules.KINDS)
+    kinds = {x for x in vars(schedules).values() if isinstance(x, type) and issubclass(x, Schedule)} - {Schedule}
+    assert {type(schedule) for schedule in ALL} == kinds
+    assert all(hasattr(minicf, kind.__name__) for kind in kinds)
 
 
 def test_a_missing_length_is_that_of_the_fit():
@@ -203,10 +204,13 @@ class Recorder:
     def __init__(self):
         self.rates = []
 
-    def train(self, user, item, rating, order, batch_size, learning_rates):
-        steps = -(-len(order) // batch_size)
-        self.rates += np.broadcast_to(learning_rates, (steps,)).tolist()
-        return minicf.backends.base.Progress(np.zeros(1), -1)
+    def order(self, seed, epoch, n):
+        return np.arange(n)
+
+    def run(self, data, part):
+        steps = -(-len(part.rows) // 8)
+        self.rates += np.broadcast_to(part.rates, (steps,)).tolist()
+        return minicf.Progress(np.zeros(1), len(part.rows), steps)
 
     def penalty(self, *counts):
         return 0.0
@@ -223,7 +227,7 @@ def recorded(fits, lr=0.5):
     problem = Problem()
     ratings = minicf.Ratings(*problem.ratings(), problem.n_users, problem.n_items)
     trainer = minicf.Trainer(minicf.Dot(2), minicf.SGD(lr), backend="numpy", batch_size=8)
-    trainer._prepare(problem.n_users, problem.n_items)
+    cases.program(trainer, problem.n_users, problem.n_items)
     recorder = trainer._program = Recorder()
     for epochs, schedule in fits:
         if callable(schedule):
@@ -249,7 +253,7 @@ def test_the_trainer_asks_at_every_step(schedule):
 
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
 def test_an_equal_schedule_goes_on_over_fits(schedule):
-    again = schedules.from_config({"kind": type(schedule).__name__, **asdict(schedule)})
+    again = registry.from_config(registry.to_config(schedule), Schedule, "schedule")
     assert recorded([(1, schedule), (2, schedule), (2, again)]) == recorded([(5, schedule)])
 
 
@@ -286,5 +290,5 @@ def test_other_things_are_no_schedule(schedule):
     problem = Problem()
     ratings = minicf.Ratings(*problem.ratings(), problem.n_users, problem.n_items)
     trainer = minicf.Trainer(minicf.Dot(2), minicf.SGD(0.1), backend="numpy")
-    with pytest.raises(TypeError, match="it must be one of"):
+    with pytest.raises(TypeError, match="it must be a Schedule"):
         trainer.fit(ratings, schedule=schedule)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from minicf import scoring
 from minicf.backends import numba_topn
 from minicf.scoring import Skip
+from minicf.threads import count_threads
 from tests.cases import ALL_MODELS
 
 BOTH = pytest.mark.parametrize("select", [scoring.select, numba_topn.select], ids=["numpy", "numba"])
@@ -160,23 +161,23 @@ def test_a_worker_holds_a_block_of_scores_and_no_more(tables, monkeypatch):
 def test_threads_follow_what_is_asked_and_the_environment(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
-    assert scoring.threads() == 3
+    assert count_threads() == 3
     monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
-    assert scoring.threads() == 2
-    assert scoring.threads(1) == 1
+    assert count_threads() == 2
+    assert count_threads(1) == 1
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setenv("NUMBA_NUM_THREADS", "many")
-    assert scoring.threads() >= 1
+    assert count_threads() >= 1
     with pytest.raises(ValueError, match="n_threads is 0"):
-        scoring.threads(0)
+        count_threads(0)
     monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
-    assert scoring.threads() == 1
+    assert count_threads() == 1
     monkeypatch.delenv("NUMBA_NUM_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    assert scoring.threads() == 3  # those that this process may use, where the system says
+    assert count_threads() == 3  # those that this process may use, where the system says
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert scoring.threads() == 7
+    assert count_threads() == 7
 
 
 def test_never_more_workers_than_asked(tables, monkeypatch):

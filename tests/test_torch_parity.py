@@ -97,7 +97,7 @@ def test_training_leaves_its_inputs_alone(backend):
     arrays = [*PROBLEM.ratings(), PROBLEM.orders()[0], PROBLEM.rates(0.01)[0], *weights.values()]
     before = [array.copy() for array in arrays]
     program = cases.backend(backend).compile(model, cases.optimizer("adam-l2-dense", model), weights, 0, "float64")
-    program.train(*arrays[:4], PROBLEM.batch, arrays[4])
+    cases.train(program, *arrays[:4], PROBLEM.batch, arrays[4])
     assert all(np.array_equal(a, b) for a, b in zip(arrays, before, strict=True))
     assert not np.array_equal(program.weights()["user_factors"], weights["user_factors"])
 

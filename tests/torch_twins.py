@@ -31,9 +31,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from minicf.models import ITEM_TABLES, TABLES, USER_TABLES, Dot, Hybrid, Model, Net, head_weights
+from minicf.models import Dot, Hybrid, Model, Net
 from minicf.optim import SGD, Adam, Optimizer
 from tests.cases import SEED, Outcome, Problem
+
+USER_TABLES = ("user_factors", "user_bias")
+ITEM_TABLES = ("item_factors", "item_bias")
+TABLES = USER_TABLES + ITEM_TABLES
 
 
 def to_torch(name: str, array: np.ndarray) -> np.ndarray:
@@ -125,7 +129,7 @@ class Twin(nn.Module):
             NetHead(head, self.tables) if isinstance(head, Net) else DotHead(head, self.tables)
             for head, _ in members.values()
         )
-        self.head_weights = head_weights(model)
+        self.head_weights = model.head_weights
         self.to(dtype)
         with torch.no_grad():
             for name, parameter in self.named().items():

@@ -1,6 +1,7 @@
-"""Tables of ratings: ids, indices, splits."""
+"""Tables of ratings: ids, indices, splits; batches of examples and bags of rows."""
 
+from minicf.data.bags import Bags, Batch
 from minicf.data.ids import UnknownIdError, Vocabulary
 from minicf.data.ratings import Ratings
 
-__all__ = ["Ratings", "UnknownIdError", "Vocabulary"]
+__all__ = ["Bags", "Batch", "Ratings", "UnknownIdError", "Vocabulary"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import numbers
 from typing import Any, Literal, overload
 
@@ -38,7 +39,7 @@ class Vocabulary:
         If ids are missing, of mixed or other types, not unique or not ascending.
     """
 
-    __slots__ = ("_lookup", "ids")
+    __slots__ = ("_fingerprint", "_lookup", "ids")
 
     ids: NDArray[Any]
 
@@ -54,12 +55,13 @@ class Vocabulary:
             )
         self.ids = frozen(values.copy())
         self._lookup: pd.Index | None = None
+        self._fingerprint: str | None = None
 
     @classmethod
     def _trusted(cls, ids: NDArray[Any]) -> Vocabulary:
         self = cls.__new__(cls)
         self.ids = frozen(ids)
-        self._lookup = None
+        self._lookup, self._fingerprint = None, None
         return self
 
     def __len__(self) -> int:
@@ -77,6 +79,22 @@ class Vocabulary:
         head = ", ".join(repr(value) for value in self.ids[:3].tolist())
         tail = f" ... {self.ids[-1:].tolist()[0]!r}" if len(self) > 3 else ""
         return f"Vocabulary({len(self):,} {kind} ids: {head}{tail})"
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 of the ids and their type, in hexadecimal: the same for the same ids, in any process."""
+        if self._fingerprint is None:
+            if self._integers:
+                content = self.ids.astype("<i8").tobytes()
+            else:  # no id holds a null character
+                content = "\0".join(self.ids.tolist()).encode("utf-8", "surrogatepass")
+            kind = b"integers" if self._integers else b"texts"
+            self._fingerprint = hashlib.sha256(b"%s %d " % (kind, len(self.ids)) + content).hexdigest()
+        return self._fingerprint
+
+    def matches(self, other: Vocabulary) -> bool:
+        """Return whether the ids are the same: by identity, then by number and fingerprint."""
+        return self is other or (len(self) == len(other) and self.fingerprint == other.fingerprint)
 
     @property
     def _integers(self) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from minicf.arguments import check_flag, check_seed, check_unmasked
+from minicf.arguments import check_bool, check_seed, check_unmasked
 from minicf.data.checks import (
     MAX_INT32,
     as_series,
@@ -361,7 +361,7 @@ class Ratings:
         """
         n = len(self)
         _check_valid(valid)
-        last = check_flag("last", last)
+        last = check_bool("last", last)
         if by not in ("random", "time", "user"):
             raise ValueError(f'by={by!r}: it is "random", "time" or "user"')
         if by == "time" or (by == "user" and last):

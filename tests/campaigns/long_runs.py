@@ -21,6 +21,7 @@ from minicf.models import Dot, DotBias, Hybrid, Model, Net
 from minicf.optim import SGD, Adam, Optimizer
 from minicf.schedules import Cosine
 from minicf.train import Trainer
+from tests import cases
 
 MODELS: dict[str, Model] = {
     "dot": Dot(4),
@@ -86,11 +87,11 @@ def beyond_int32(module: Any, model: Model, opt: Optimizer, t: int, dtype: str =
     program = module.compile(model, opt, model.init_weights(40, 50), 0, dtype)
     data = table(300)
     order = np.arange(len(data), dtype=np.int32)
-    program.train(data.user, data.item, data.rating, order, 16, opt.lr)  # moments that are not 0
+    cases.train(program, data.user, data.item, data.rating, order, 16, opt.lr)  # moments that are not 0
     program.load(program.weights(), program.state() | {"step": np.array(t, np.int64)})
     for _ in range(2):
-        done = program.train(data.user, data.item, data.rating, order, 16, opt.lr)
-    return program.weights() | program.state() | {"squared_error": done.squared_error}
+        done = cases.train(program, data.user, data.item, data.rating, order, 16, opt.lr)
+    return program.weights() | program.state() | {"loss": done.loss}
 
 
 # --- extremes --------------------------------------------------------------------------------------------------------

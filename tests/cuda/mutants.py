@@ -171,9 +171,9 @@ def suite() -> None:
         weights, order = many.weights(DotBias(3)), many.orders()[0]
         program = module.PerRating(DotBias(3), per_rating, weights, "float64", 3)
         tiled = program.tiled(cupy.asarray(user), cupy.asarray(item), cupy.asarray(order))[0].get()
-        errors = program.train_cut(user, item, rating, order, 0.01).squared_error
+        errors = program.train_cut(user, item, rating, order, 0.01).loss
         expected = base.compile(DotBias(3), per_rating, weights, 0, "float64")
-        reference = expected.train(user, item, rating, tiled, 1, 0.01).squared_error
+        reference = cases.train(expected, user, item, rating, tiled, 1, 0.01).loss
         if not np.allclose(errors, reference, rtol=1e-9) or not np.allclose(
             program.weights()["item_factors"], expected.weights()["item_factors"], rtol=1e-9
         ):

@@ -1,7 +1,7 @@
-"""What may be done after each epoch of `Trainer.fit`: stop early, save, log, print.
+"""Callbacks of `Trainer.fit`: stop early, save, log, print.
 
-A callback is any object with some of the methods of `Callback`. One that holds something a resumed run needs gives
-it by `state` and takes it back by `load_state`; `Trainer.save` writes it.
+A callback is any object with some of the methods of `Callback`. One that holds something that a resumed run needs
+gives it by `state` and takes it back by `load_state`; `Trainer.save` writes it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minicf import files
-from minicf.arguments import check_number, check_whole
+from minicf.arguments import check_int, check_number
 
 if TYPE_CHECKING:
-    from minicf.train import Trainer
+    from minicf.train.trainer import Trainer
 
 Row = dict[str, Any]
 State = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 class Callback:
-    """Methods that the trainer calls. All do nothing here."""
+    """The contract of a callback: methods that the trainer calls. All do nothing here."""
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Before the first epoch of a `fit`."""
@@ -39,7 +39,7 @@ class Callback:
         """At the end of a `fit`, whatever ended it."""
 
     def state(self) -> State | None:
-        """What a resumed run needs: a dict that JSON can hold, and arrays."""
+        """Return what a resumed run needs: a dict that JSON can hold, and arrays."""
         return None
 
     def load_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -47,14 +47,14 @@ class Callback:
 
 
 class EarlyStopping(Callback):
-    """Stop when a number has not fallen for a while; leave the best weights, whatever ended training.
+    """Stop when an error has not fallen for a while; leave the best weights, whatever ended training.
 
     Parameters
     ----------
     patience : int
-        Stop after so many epochs without a new best.
-    monitor : str
-        A column of the history.
+        The number of epochs without a new best after which to stop.
+    monitor : str, optional
+        A column of the history; by default the validation error, ``valid_mse`` with squared errors.
     min_delta : float
         A new best must be lower than the last by more than this.
 
@@ -70,8 +70,8 @@ class EarlyStopping(Callback):
     the trainer no longer holds the best weights (another trainer, a fit without this object), it starts anew.
     """
 
-    def __init__(self, patience: int = 3, monitor: str = "valid_mse", min_delta: float = 0.0) -> None:
-        self.patience, self.min_delta = check_whole("patience", patience, 1), check_number("min_delta", min_delta)
+    def __init__(self, patience: int = 3, monitor: str | None = None, min_delta: float = 0.0) -> None:
+        self.patience, self.min_delta = check_int("patience", patience, 1), check_number("min_delta", min_delta)
         self.monitor = monitor
         self._reset()
 
@@ -87,11 +87,12 @@ class EarlyStopping(Callback):
             trainer.program.load(*self._latest)
 
     def on_epoch_end(self, trainer: Trainer, row: Row) -> bool:
-        if self.monitor not in row:
-            raise ValueError(f"monitor is {self.monitor!r}; the history has {list(row)}")
-        value = row[self.monitor]
+        monitor = f"valid_{trainer.history.metric}" if self.monitor is None else self.monitor
+        if monitor not in row:
+            raise ValueError(f"monitor is {monitor!r}; it must be one of {list(row)}")
+        value = row[monitor]
         if math.isnan(value):
-            raise ValueError(f"{self.monitor} is not known: early stopping needs fit(..., valid=ratings)")
+            raise ValueError(f"{monitor} is not known: early stopping needs fit(..., valid=ratings)")
         self.waited += 1
         if self._best is None or value < self.best - self.min_delta:
             self.best, self.best_epoch, self.waited = value, row["epoch"], 0
@@ -144,11 +145,12 @@ class Checkpoint(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str], every: int = 1) -> None:
-        self.path, self.every = Path(path), check_whole("every", every, 1)
+        self.path, self.every = Path(path), check_int("every", every, 1)
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        """A path that cannot be written is said before the first epoch, and not after it."""
+        """Refuse what cannot be written before the first epoch, not after it."""
         files.check_folder(self.path)
+        trainer.described()
 
     def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
         if row["epoch"] % self.every == 0:
@@ -188,15 +190,17 @@ class CSVLog(Callback):
 
 
 class PrintEpochs(Callback):
-    """Print a line an epoch: errors, penalty, learning rate, seconds."""
+    """Print a line an epoch: losses, penalty, learning rate, seconds."""
 
     def __init__(self, file: Any = None) -> None:
         self.file = file
 
     def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
-        line = f"epoch {row['epoch']:>3}  lr {row['lr']:<8.3g} train mse {row['train_mse']:.4f}"
+        metric = trainer.history.metric
+        noun, train, valid = metric.replace("_", " "), row[f"train_{metric}"], row[f"valid_{metric}"]
+        line = f"epoch {row['epoch']:>3}  lr {row['lr']:<8.3g} train {noun} {train:.4f}"
         if row["penalty"]:
             line += f"  penalty {row['penalty']:.4f}"
-        if not math.isnan(row["valid_mse"]):
-            line += f"  valid mse {row['valid_mse']:.4f}"
+        if not math.isnan(valid):
+            line += f"  valid {noun} {valid:.4f}"
         print(f"{line}  {row['seconds']:.2f} s", file=self.file or sys.stdout, flush=True)

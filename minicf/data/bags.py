@@ -1,0 +1,102 @@
+"""Batches of examples, and bags: lists of rows, one list for each user or item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from minicf.data.ratings import Ratings
+
+Array = Any
+"""A NumPy or a CuPy array."""
+
+
+class Bags(NamedTuple):
+    """Lists of indices in compressed rows: row r holds ``index[start[r]:start[r + 1]]``.
+
+    Seen items of each user, raters of each item, genres, features: whatever a row has any number of.
+    """
+
+    start: np.ndarray
+    """(rows + 1,) int64, ascending from 0 (a slice of it stays valid: it may begin above 0)."""
+    index: np.ndarray
+    """int32"""
+    side: str = "user"
+    """Whose rows the lists belong to, "user" or "item": which of a batch's indices picks lists."""
+
+    def take(self, rows: np.ndarray) -> Bags:
+        """Select the lists of some rows, in that order; row -1 has an empty list."""
+        padded = np.append(self.start, self.start[-1])
+        first, sizes = self.start[rows], padded[np.asarray(rows) + 1] - self.start[rows]
+        sizes = np.where(np.asarray(rows) < 0, 0, sizes)
+        start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        at = np.arange(start[-1]) + np.repeat(first - start[:-1], sizes)
+        return Bags(start, self.index[at], self.side)
+
+    @classmethod
+    def of(cls, row: np.ndarray, index: np.ndarray, n_rows: int, side: str = "user") -> Bags:
+        """Collect pairs (row, index), given in any order, into ascending lists; a repeated pair counts once."""
+        pairs = row.astype(np.int64) << 32 | index
+        pairs.sort()  # numpy.unique hashes, ten times slower for ten million pairs
+        pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]]
+        start = np.concatenate([[0], np.cumsum(np.bincount(pairs >> 32, minlength=n_rows))]).astype(np.int64)
+        return cls(start, (pairs & 0xFFFFFFFF).astype(np.int32), side)
+
+    @classmethod
+    def empty(cls, n_rows: int) -> Bags:
+        """Make `n_rows` empty lists."""
+        return cls(np.zeros(n_rows + 1, np.int64), np.zeros(0, np.int32))
+
+
+class Batch(NamedTuple):
+    """B examples: pairs of a user and an item with what is known of them. Indices are trusted.
+
+    The whole table of a training is a Batch too, of which a solver takes rows.
+    """
+
+    user: Array
+    """(B,) int32, rows of the user tables."""
+    item: Array
+    """(B,) int32, rows of the item tables."""
+    target: Array = None
+    """(B,) what the model should predict: stars, or 0 and 1. None where only predictions are asked for."""
+    weight: Array = None
+    """(B,) how much each example counts in the loss; None for 1 each."""
+    bags: Mapping[str, Bags] = MappingProxyType({})
+    """Lists of the whole tables by name, in host memory: the batch's rows of them are taken by `rows`."""
+
+    @classmethod
+    def of(cls, ratings: Ratings, bags: Mapping[str, Bags] = MappingProxyType({})) -> Batch:
+        """Make the table of a training from ratings."""
+        return cls(ratings.user, ratings.item, ratings.rating, None, bags)
+
+    @property
+    def size(self) -> int:
+        """B, the number of examples."""
+        return len(self.user)
+
+    def rows(self, key: str) -> Array:
+        """Return which rows of a table the batch reads, with repetitions.
+
+        Parameters
+        ----------
+        key : "user", "item" or the name of a bag
+            As `Parameter.rows` has it.
+        """
+        if key in ("user", "item"):
+            return getattr(self, key)
+        bags = self.bags[key]
+        return bags.take(getattr(self, bags.side)).index
+
+    def take(self, rows: Array) -> Batch:
+        """Select examples, in the order asked."""
+        return self._replace(
+            user=self.user[rows],
+            item=self.item[rows],
+            target=None if self.target is None else self.target[rows],
+            weight=None if self.weight is None else self.weight[rows],
+        )

@@ -1,0 +1,8 @@
+"""Models: which parameters there are, and how a pair of a user and an item becomes a prediction."""
+
+from minicf.models.base import Model, Parameter, Score, Weights
+from minicf.models.dot import Dot, DotBias
+from minicf.models.hybrid import Hybrid
+from minicf.models.net import Net
+
+__all__ = ["Dot", "DotBias", "Hybrid", "Model", "Net", "Parameter", "Score", "Weights"]

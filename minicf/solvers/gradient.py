@@ -1,0 +1,149 @@
+"""Gradient descent on mini-batches: the reference of every training step.
+
+A step: take a batch's rows (F1) …, compare the outputs with the targets (F9), (F11), go back (B9) … (B1), and update
+every weight (U1) …. Whatever is compiled is right when it gives the numbers of `run` here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minicf import rng
+from minicf.arguments import check_int
+from minicf.data.bags import Batch
+from minicf.data.ratings import Ratings
+from minicf.losses import SQUARED_ERROR, Loss
+from minicf.models.base import Model, Weights
+from minicf.ops import Array, namespace
+from minicf.optim import Optimizer
+from minicf.registry import register
+from minicf.solvers.base import Part, Progress, Solver
+from minicf.tiles import Tiles
+
+if TYPE_CHECKING:
+    from minicf.backends.base import Program
+
+_TILED_PER_CALL = 4 << 20
+"""Ratings in tiles that a part holds: a tenth of a second, after which Ctrl-C is heard."""
+
+
+@register
+@dataclass(frozen=True)
+class Gradient(Solver):
+    """Descend along gradients of mini-batches.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    loss : Loss
+    batch_size : int
+        B, the number of examples a step.
+    shuffle : bool or "tiles"
+        A new order each epoch, a function of the seed and the epoch; False takes the rows as they stand. "tiles", for
+        online SGD (``batch_size=1``), is an order in which threads can share the work (see `minicf.tiles`): the
+        ratings are laid out once, an epoch shuffles the rounds, and the learning rate moves from round to round.
+    """
+
+    optimizer: Optimizer
+    loss: Loss = SQUARED_ERROR
+    batch_size: int = 64
+    shuffle: bool | str = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.optimizer, Optimizer):
+            raise TypeError(f"optimizer is {self.optimizer!r}; it must be an Optimizer such as SGD(0.1) or Adam(0.01)")
+        if not isinstance(self.loss, Loss):
+            raise TypeError(f"loss is {self.loss!r}; it must be a Loss such as SquaredError() or Logistic()")
+        object.__setattr__(self, "batch_size", check_int("batch_size", self.batch_size, 1))
+        shuffle = self.shuffle
+        if not (isinstance(shuffle, bool | np.bool_) or (isinstance(shuffle, str) and shuffle == "tiles")):
+            raise ValueError(f"shuffle is {shuffle!r}; it must be True, False or 'tiles'")
+        if shuffle == "tiles" and self.batch_size != 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be 1 for shuffle='tiles', which is online SGD")
+
+    @property
+    def lr(self) -> float:  # type: ignore[override]
+        """The optimizer's learning rate."""
+        return self.optimizer.lr
+
+    def check(self, model: Model) -> None:
+        self.optimizer.check_names(model.shapes(1, 1))
+
+    def init_state(self, w: Weights) -> Weights:
+        return self.optimizer.init_state(w)
+
+    def ordered(self, shuffle: bool | str) -> Gradient:
+        return replace(self, shuffle=shuffle)
+
+    def prepare(self, ratings: Ratings) -> Batch | Tiles:
+        self.loss.check_targets(ratings.rating)
+        return Tiles.of(ratings) if self.shuffle == "tiles" else Batch.of(ratings)
+
+    def parts(self, data: Batch | Tiles, seed: int, epoch: int, program: Program) -> Iterator[Part]:
+        if isinstance(data, Tiles):
+            kind, order, size = "tiles", data.rounds(seed, epoch), 1
+            per_part = max(1, data.n_blocks * _TILED_PER_CALL // len(data))
+        else:
+            n = data.size
+            kind, size = "batches", self.batch_size
+            order = program.order(seed, epoch, n) if self.shuffle else np.arange(n, dtype=np.int32)
+            per_part = program.steps_per_call(size)
+        steps = -(-len(order) // size)  # of one learning rate each: batches, or rounds of tiles
+        for first in range(0, steps, per_part):
+            last = min(first + per_part, steps)
+            yield Part(kind, order[first * size : last * size], program.pace.rates(first, last, steps))
+
+    def run(self, program: Program, data: Batch | Tiles, part: Part) -> Progress:
+        table, rows, rates, size = data, part.rows, part.rates, self.batch_size
+        if isinstance(data, Tiles):  # one example after another; a learning rate a round
+            table, rows, size = data.table, data.order(part.rows), 1
+            rates = np.repeat(np.broadcast_to(np.asarray(rates, np.float64), part.rows.shape), data.sizes(part.rows))
+        steps = -(-len(rows) // size)
+        rates = np.broadcast_to(np.asarray(rates, np.float64), (steps,))
+        total, n = np.zeros(len(program.model.heads)), 0
+        for i in range(steps):
+            batch = program.batch(table, rows[i * size : (i + 1) * size])
+            t = program.t + 1
+            batch = self.loss.examples(batch, lambda n, t=t: rng.uniform(rng.key(program.seed, rng.NEGATIVE, 0, t), n))
+            # What overflows is reported as a failed step, once, and not as NumPy's warnings on the way there.
+            with np.errstate(over="ignore", invalid="ignore"):
+                masks = program.masks(batch.size)
+                losses, grads = loss_and_gradients(program.model, self.loss, program.w, batch, masks)
+                if not np.isfinite(losses).all():
+                    return Progress(total, n, i, float(rates[i]))
+                program.t = t
+                self.optimizer.step(
+                    program.w, grads, program.slots, t, float(rates[i]), program.counts(batch), batch.size
+                )
+            total += losses * batch.size
+            n += batch.size
+        return Progress(total, n, steps)
+
+    def penalty(self, program: Program, counts: Mapping[str, np.ndarray]) -> float:
+        """Return the function whose gradient the weight decay adds; see `Program.penalty`."""
+        return program.penalty(self.optimizer, counts)
+
+
+def loss_and_gradients(
+    model: Model, loss: Loss, w: Weights, batch: Batch, masks: Any = None
+) -> tuple[np.ndarray, Weights]:
+    """Go through one batch, there and back.
+
+    Returns
+    -------
+    losses : array of float64, shape (heads,)
+        The mean loss of each head.
+    gradients : dict of arrays
+        The derivative of the objective (F10) by every weight.
+    """
+    y, cache = model.forward(w, batch, masks)  # (F1) …
+    value, slope = loss(y, batch)  # (F9), (F11)
+    d_y: Array = slope / batch.size  # (B9), (B11)
+    if len(model.heads) > 1:
+        d_y = namespace(y).asarray(model.head_weights, dtype=y.dtype)[:, None] * d_y  # (B10)
+    losses = value.mean(axis=-1)
+    return np.array([float(x) for x in losses.reshape(-1)]), model.backward(w, cache, d_y)  # … (B1)

@@ -1,0 +1,120 @@
+"""Numbers of threads: one rule for all of minicf, and a limit on BLAS, which has one number for the whole process."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from minicf.arguments import check_int
+
+_MOST = 256
+"""More than any machine keeps busy; a mistyped number must not start a million."""
+
+VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+def count_threads(n_threads: int | None = None) -> int:
+    """Return the number of threads to use.
+
+    Parameters
+    ----------
+    n_threads : int, optional
+        What the caller asked for; None takes as many as there are cores to run on, or fewer where NUMBA_NUM_THREADS
+        or OMP_NUM_THREADS says so. Of a list such as "4,3,2", OpenMP's numbers by level, the first counts.
+    """
+    if n_threads is not None:
+        return min(check_int("n_threads", n_threads, 1), _MOST)
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for name in VARIABLES:
+        first = os.environ.get(name, "").split(",")[0].strip()
+        if first.isdecimal() and int(first) > 0:
+            threads = min(threads, int(first))
+    return min(threads, _MOST)
+
+
+# --- BLAS -------------------------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_inside: list[tuple[int, int]] = []
+"""Contexts that are entered: thread and limit."""
+_before: list[int] = []
+"""Numbers of threads before the first context was entered, one a library; empty while none is."""
+
+
+@contextlib.contextmanager
+def limit_blas(n_threads: int | None) -> Iterator[None]:
+    """Limit the number of threads of BLAS while the context is entered; None leaves it alone.
+
+    Contexts of several threads may overlap: the lowest limit of those that are entered holds, and the last to leave
+    restores what the first found. So none lifts another one's limit, or leaves its own behind.
+    """
+    if n_threads is None:
+        yield
+        return
+    own = threading.get_ident(), n_threads
+    with _libraries()[1].limit(limits=n_threads):
+        with _lock:
+            _inside.append(own)
+            _limit()
+        try:
+            yield
+        finally:
+            with _lock:
+                _inside.remove(own)
+                _limit()
+
+
+def one_blas_thread() -> contextlib.AbstractContextManager[None]:
+    """Limit BLAS to one thread, for small products: several would spend more time on meeting than on multiplying.
+
+    It also means the same bits whatever the number of cores.
+    """
+    return limit_blas(1)
+
+
+def _limit() -> None:
+    libraries = _libraries()[0]
+    if not _before:
+        _before[:] = [library.num_threads for library in libraries]
+    lowest = min((n for _, n in _inside), default=None)
+    for library, before in zip(libraries, _before, strict=True):
+        # threadpoolctl 3.8 obeys the first thread that sets a number, and from then on no other.
+        forget = getattr(library, "clear_controlling_thread", lambda force: None)
+        forget(force=True)
+        # Never more than before: what a variable of the environment lowered stays low.
+        library.set_num_threads(before if lowest is None else min(lowest, before))
+        forget(force=True)
+    if not _inside:
+        _before.clear()
+
+
+@functools.cache
+def _libraries() -> tuple[list[Any], Any]:
+    """Find the BLAS libraries of this process, SciPy's among them, which compiled code calls for matrix products.
+
+    Returns those whose number of threads belongs to the process, and those (built with OpenMP) where each thread has
+    its own.
+    """
+    import scipy.linalg.cython_blas  # noqa: F401 - loads the library
+    from threadpoolctl import ThreadpoolController
+
+    every = ThreadpoolController().select(user_api="blas")
+    own = every.select(threading_layer="openmp")
+    return [library for library in every.lib_controllers if library not in own.lib_controllers], own
+
+
+def _forked() -> None:
+    """Forget the contexts of other threads: in a forked child only the thread that forked lives."""
+    global _lock
+    _lock = threading.Lock()
+    if _inside:
+        _inside[:] = [own for own in _inside if own[0] == threading.get_ident()]
+        _limit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,10 @@
+"""Training: the trainer, its history and its callbacks."""
+
+from minicf.train.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, PrintEpochs
+from minicf.train.history import DivergenceError, History, LRFind
+from minicf.train.trainer import Trainer
+
+__all__ = [
+    "CSVLog", "Callback", "Checkpoint", "DivergenceError", "EarlyStopping", "History", "LRFind", "PrintEpochs",
+    "Trainer",
+]  # fmt: skip
