@@ -241,7 +241,8 @@ def check_arguments(model: Any) -> None:
             check_number("rating_range", low, high=high)
         except (TypeError, ValueError):
             raise ValueError(
-                f"rating_range is {model.rating_range!r}; it must be None or (low, high): low must be below high, both finite"
+                f"rating_range is {model.rating_range!r}; it must be None or (low, high): "
+                "low must be below high, both finite"
             ) from None
         object.__setattr__(model, "rating_range", (low, high))
 
