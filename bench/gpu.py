@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 
 from minicf import scoring
-from minicf.backends import base, cupy_gpu
+from minicf.backends import base, cuda
+from minicf.backends.cuda import device
+from minicf.backends.cuda.per_rating import PerRating
 from minicf.models import DotBias, Model, Net
 from minicf.optim import SGD, Adam, Optimizer
 from minicf.tiles import Tiles
@@ -104,7 +106,7 @@ class MiniCF(Contender):
 
     def __init__(self, case: Case, data: tuple[np.ndarray, ...], weights: dict[str, np.ndarray]) -> None:
         self.case, self.data = case, data
-        self.program = cupy_gpu.compile(case.model, case.optimizer, weights, 0, "float32")
+        self.program = cuda.compile(case.model, case.optimizer, weights, 0, "float32")
 
     def train(self, order: np.ndarray) -> None:
         self.program.train(*self.data, order, self.case.batch, self.case.optimizer.lr)
@@ -361,8 +363,8 @@ def barrier_seconds(n: int = 10_000) -> float:
     """Time of one grid-wide barrier with nothing to do between: the floor of a step of a small batch."""
     import cupy
 
-    options = ("-std=c++17", "-DNETS=0", f"-DTHREADS={cupy_gpu.THREADS}")
-    module = cupy.RawModule(code=cupy_gpu.source() + BARRIER, options=options, enable_cooperative_groups=True)
+    options = ("-std=c++17", "-DNETS=0", f"-DTHREADS={device.THREADS}")
+    module = cupy.RawModule(code=device.source() + BARRIER, options=options, enable_cooperative_groups=True)
     kernel = module.get_function("only_barriers")
     blocks = int(cupy.cuda.Device().attributes["MultiProcessorCount"])
     times = []
@@ -370,7 +372,7 @@ def barrier_seconds(n: int = 10_000) -> float:
         barrier = cupy.zeros(1, np.uint32)
         first, last = cupy.cuda.Event(), cupy.cuda.Event()
         first.record()
-        kernel((blocks,), (cupy_gpu.THREADS,), (barrier, np.int32(n)))
+        kernel((blocks,), (device.THREADS,), (barrier, np.int32(n)))
         last.record()
         last.synchronize()
         times.append(cupy.cuda.get_elapsed_time(first, last) / 1e3 / n)
@@ -450,7 +452,7 @@ def run_case(case: Case, turns: int, check_steps: int = 20) -> list[dict[str, An
         row |= {"turns": turns, "step_q1": low, "step_median": middle, "step_q3": high}
         row["step_device"] = quartiles([t[1] / steps for t in times])[1]
         row["ratings_per_second"] = case.batch / middle
-    if right.get("minicf") and case.batch > cupy_gpu.SMALL_BATCH:
+    if right.get("minicf") and case.batch > device.SMALL_BATCH:
         row = right["minicf"][1]
         row["counted_bytes"] = counted_bytes(case, data, order)
         row["counted_bandwidth"] = row["counted_bytes"] / row["step_median"]
@@ -515,7 +517,7 @@ def per_rating(
     rows = []
     for storage in ("float32", "float16"):
         for name, way in WAYS.items():
-            program = cupy_gpu.PerRating(model, optimizer, start, storage, workers)
+            program = PerRating(model, optimizer, start, storage, workers)
             call = getattr(program, way)
             times = [timed(lambda call=call: call(user, item, rating, order, optimizer.lr)) for _ in range(turns + 1)][
                 1:
@@ -661,7 +663,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.list:
         print("\n".join([*CASES, *others]))
         return 0
-    if problem := cupy_gpu.unavailable():
+    if problem := cuda.unavailable():
         print(f"nothing was measured: {problem}")
         return 1
     shared: dict[str, Any] = about() | {"copy_bandwidth": copy_bandwidth(), "barrier_seconds": barrier_seconds()}

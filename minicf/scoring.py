@@ -2,7 +2,7 @@
 
 A block of users is scored against all items, what must not come back is struck out, and the best of each row are
 kept. The order is by score, equal scores by index, so that the answer is one whatever the blocks and the threads.
-`select` is the reference; `backends/numba_topn.py` has the compiled one, `backends/cupy_gpu.py` that of a GPU, where
+`select` is the reference; `backends/numba_topn.py` has the compiled one, `backends/cuda/top.py` that of a GPU, where
 the scores are computed too: `xp` is CuPy then.
 """
 
@@ -198,14 +198,14 @@ def top_n(
     Notes
     -----
     Beyond the result, each worker holds `BLOCK_BYTES` of scores, or `MIN_ROWS` rows of them if these are more; a GPU
-    holds `cupy_gpu.SCORES_BYTES`, or what it has room for.
+    holds `backends.cuda.top.SCORES_BYTES`, or what it has room for.
     """
     choose: Any = select
     held = BLOCK_BYTES
     if xp is not np:
-        from minicf.backends import cupy_gpu
+        from minicf.backends.cuda import top
 
-        choose, held = cupy_gpu.select, cupy_gpu.SCORES_BYTES
+        choose, held = top.select, top.SCORES_BYTES
     elif compiled:
         from minicf.backends.numba_topn import select as choose
     n = min(n, n_items)

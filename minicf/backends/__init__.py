@@ -10,7 +10,7 @@ from typing import Any
 log = logging.getLogger("minicf")
 
 _MODULES = {
-    "cupy": "minicf.backends.cupy_gpu",
+    "cupy": "minicf.backends.cuda",
     "numba": "minicf.backends.numba_cpu",
     "numpy": "minicf.backends.base",
 }

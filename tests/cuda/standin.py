@@ -416,7 +416,7 @@ on_device = [False]
 
 @contextmanager
 def emulated(path: str = "resident", processors: int = 3, threads: int = 64) -> Any:
-    """The backend on the stand-in, steered into one of its ways of training; yields its module.
+    """Run the backend on the stand-in, in one of its ways of training; yields its package.
 
     Parameters
     ----------
@@ -425,22 +425,22 @@ def emulated(path: str = "resident", processors: int = 3, threads: int = 64) -> 
     processors, threads : int
         The launch geometry, on which no result may depend.
     """
-    from minicf.backends import cupy_gpu
+    from minicf.backends import cuda
+    from minicf.backends.cuda import device, tables
 
-    module: Any = cupy_gpu
-    constants = {
+    constants: dict[str, Any] = {
         "THREADS": threads, "SMALL_BATCH": 0 if path == "large" else 1024, "SWEEP": 3, "PROCESSORS": processors,
     }  # fmt: skip
-    before = {name: getattr(module, name) for name in constants}, dict(device_attributes), module.Tables.resident
+    before = {name: getattr(device, name) for name in constants}, dict(device_attributes), tables.Tables.resident
     try:
         for name, value in constants.items():
-            setattr(module, name, value)
+            setattr(device, name, value)
         device_attributes["MultiProcessorCount"] = processors
-        module.Tables.resident = path == "resident"
+        tables.Tables.resident = path == "resident"
         with nullcontext() if on_device[0] else installed():
-            yield module
+            yield cuda
     finally:
         for name, value in before[0].items():
-            setattr(module, name, value)
+            setattr(device, name, value)
         device_attributes.update(before[1])
-        module.Tables.resident = before[2]
+        tables.Tables.resident = before[2]

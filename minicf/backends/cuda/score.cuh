@@ -1,0 +1,52 @@
+// --- one rating ----------------------------------------------------------------------------------------------------
+
+// A lane's part of (F2) and (F3). In the padding both rows are 0. The bias columns are added in one go, so that both
+// owners of a rating, who call the other's row q, get the same bits.
+__device__ __forceinline__ real score_part(const Setup& a, const Vec* p, const Vec* q, int lane) {
+    real s = 0;
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            real x = p[c].x[i], y = q[c].x[i];
+            s += first_column(c, lane) + i < a.factors ? x * y : x + y;
+        }
+    return s;
+}
+
+__device__ __forceinline__ real sigmoid(real s) { return (real)0.5 * (1 + tanh((real)0.5 * s)); }
+
+// (F4)
+__device__ __forceinline__ real predicted(real s, int range, double low, double high) {
+    return range ? (real)low + (real)(high - low) * sigmoid(s) : s;
+}
+
+// (F4), (F9) forward, (B9), (B4) back: the derivative of the loss by the score.
+__device__ __forceinline__ real d_score(real s, int range, double low, double high, real rating, int batch,
+                                        real* squared) {
+    real error = predicted(s, range, low, high) - rating;
+    *squared = error * error;
+    real d = 2 * error / batch;
+    if (range) {
+        real g = sigmoid(s);
+        d *= (real)(high - low) * g * (1 - g);
+    }
+    return d;
+}
+
+// (B2), (B3), (B1): add one rating's share to the gradient of a row.
+__device__ __forceinline__ void add_gradient(const Setup& a, Vec* g, const Vec* q, real d, int lane) {
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            int column = first_column(c, lane) + i;
+            g[c].x[i] += d * (column == a.bias_column ? (real)1 : column < a.factors ? q[c].x[i] : (real)0);
+        }
+}
+
+__device__ __forceinline__ void clear(Vec* g) {
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c)
+        for (int i = 0; i < 4; ++i) g[c].x[i] = 0;
+}
