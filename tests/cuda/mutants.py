@@ -114,7 +114,7 @@ MUTANTS = {
     "tiles-unwaited": Mutant("grid_wait(barrier, (unsigned)(round + 1) * gridDim.x);", ""),
     "tiles-of-one-round": Mutant("starts + (int64)round * (workers + 1) + tile", "starts + tile"),
     "tile-ends-late": Mutant("keys[middle] >> bits < (uint64)tile", "keys[middle] >> bits <= (uint64)tile"),
-    "old-user": Mutant("add_gradient(a, g, old_p, d, lane);", "add_gradient(a, g, r.w, d, lane);"),
+    "old-user": Mutant("add_gradient(a, g, old_p, loss.slope, lane);", "add_gradient(a, g, r.w, loss.slope, lane);"),
     # sums and sizes
     "last-batch-full": Mutant("const int size = min(batch, n - step * batch);", "const int size = batch;", None),
     "plan-bound": Mutant("if (keys[middle] < key)", "if (keys[middle] <= key)"),

@@ -19,7 +19,8 @@ from minicf.backends.cuda import device
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 
-# Setup fields by variant: kind 0 SGD, 1 momentum, 2 Adam; decay 0 none, 1 l2, 2 per rating, 3 decoupled.
+# Setup fields by variant. kind: 0 SGD, 1 momentum, 2 Adam; decay_kind: 0 none, 1 l2, 2 per rating, 3 decoupled;
+# loss: 0 squared error, 1 logistic.
 VARIANTS: dict[str, tuple[dict[str, int], str, bool]] = {
     "adam-l2-range": ({"kind": 2, "decay_kind": 1, "range": 1, "stride": 52}, "float32", True),
     "adamw": ({"kind": 2, "decay_kind": 3, "stride": 68}, "float32", False),
@@ -29,9 +30,10 @@ VARIANTS: dict[str, tuple[dict[str, int], str, bool]] = {
     "sgd-half": ({"decay_kind": 2, "sparse": 1, "stride": 132}, "float16", False),
     "adam-l2-512": ({"kind": 2, "decay_kind": 1, "range": 1, "stride": 516}, "float32", False),
     "adamw-512": ({"kind": 2, "decay_kind": 3, "range": 1, "stride": 516}, "float32", False),
+    "logistic-range": ({"kind": 2, "decay_kind": 1, "range": 1, "loss": 1, "stride": 52}, "float32", True),
     "momentum-float64": ({"kind": 1, "decay_kind": 1, "stride": 52}, "float64", True),
 }
-"""What compiled programs differ in: the optimiser, the width of a row, the type, whether they have nets."""
+"""What compiled programs differ in: the optimizer, the loss, the width of a row, the type, whether they have nets."""
 
 
 class Kernel(NamedTuple):

@@ -199,7 +199,7 @@ class OutOfMemoryError(MemoryError):
 # --- kernels ------------------------------------------------------------------------------------------------------
 
 
-SPECIALISING = ("-DKIND=", "-DDECAY=", "-DNESTEROV=", "-DSPARSE=", "-DRANGE=")
+SPECIALISING = ("-DKIND=", "-DDECAY=", "-DNESTEROV=", "-DSPARSE=", "-DRANGE=", "-DLOSS=")
 keep_specialisation = [False]
 """Whether kernels are built for one optimiser, as on a device, or for all, so that tests share a build."""
 

@@ -23,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     batch_users(const Setup a, const int* first, const int* begin, const int* row_of, const int* partner,
                 const int* place, const real* stars, real* table, int* stamps, const Rates* rates, const Map* idle,
-                real* before, real* d_s, real* squared, int n, int batch, int steps, int step) {
+                real* before, real* d_s, real* losses, int n, int batch, int steps, int step) {
     const int lane = threadIdx.x & 31, stride = gridDim.x * (blockDim.x >> 5);
     const int64 width = (int64)a.slots * a.stride;
     const int* part = first + (int64)step * 3;
@@ -39,21 +39,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         for (int e0 = from; e0 < to; e0 += 32) {
             bool has = e0 + lane < to;
             int partners = has ? partner[e0 + lane] : 0;
-            real rating = has ? stars[e0 + lane] : 0, errors = 0, derivatives = 0;
+            real rating = has ? stars[e0 + lane] : 0, values = 0, slopes = 0;
             int count = min(32, to - e0);
             for (int j = 0; j < count; ++j) {
                 int other = __shfl_sync(ALL_LANES, partners, j);
                 real star = __shfl_sync(ALL_LANES, rating, j);
                 Vec q[CHUNKS];
                 load_vec(q, table + other * width, a.stride, lane);
-                real s = warp_sum(score_part(a, r.w, q, lane)) + (real)a.mean, error;  // (F2), (F3)
-                real d = d_score(s, RANGE, a.low, a.high, star, size, &error);         // (F4), (F9), (B9), (B4)
-                add_gradient(a, g, q, d, lane);                                        // (B2), (B3), (B1)
-                if (lane == j) errors = error, derivatives = d;
+                real s = warp_sum(score_part(a, r.w, q, lane)) + (real)a.mean;  // (F2), (F3)
+                Loss loss = loss_of(a, s, RANGE, a.low, a.high, star, size);    // (F4), (F9), (B9), (B4)
+                add_gradient(a, g, q, loss.slope, lane);                        // (B2), (B3), (B1)
+                if (lane == j) values = loss.value, slopes = loss.slope;
             }
             if (has) {
-                squared[place[e0 + lane]] = errors;
-                d_s[place[e0 + lane] - step * batch] = derivatives;
+                losses[place[e0 + lane]] = values;
+                d_s[place[e0 + lane] - step * batch] = slopes;
             }
         }
         move_row(a, rates[step], r, g, 0, (real)(to - from) / size, lane);
@@ -80,11 +80,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         for (int e0 = from; e0 < to; e0 += 32) {
             bool has = e0 + lane < to;
             int partners = has ? partner[e0 + lane] : 0;
-            real derivatives = has ? d_s[place[e0 + lane] - step * batch] : 0;
+            real slopes = has ? d_s[place[e0 + lane] - step * batch] : 0;
             int count = min(32, to - e0);
             for (int j = 0; j < count; ++j) {
                 int other = __shfl_sync(ALL_LANES, partners, j);
-                real d = __shfl_sync(ALL_LANES, derivatives, j);
+                real d = __shfl_sync(ALL_LANES, slopes, j);
                 Vec p[CHUNKS];
                 load_vec(p, before + (int64)other * a.stride, a.stride, lane);
                 add_gradient(a, g, p, d, lane);  // (B2), (B3), (B1)

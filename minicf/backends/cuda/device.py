@@ -35,20 +35,22 @@ EXPANSION = {4: 3e-8, 8: 1e-11}
 float64, where the series is less exact than that, the error that keeps a long training within 1e-9 of the reference."""
 
 FILES = (
-    "setup", "rows", "update", "catch_up", "score", "random", "nets", "plan", "barrier", "epoch", "batches",
+    "setup", "rows", "update", "catch_up", "score", "loss", "random", "nets", "plan", "barrier", "epoch", "batches",
     "net_batches", "loss_sums", "per_rating", "top", "predict",
 )  # fmt: skip
 """The kernels' files in the order of the text: each file uses only the files before it."""
 
 KINDS = {"SGD": 0, "MOMENTUM": 1, "ADAM": 2}
 DECAYS = {None: 0, "l2": 1, "per_rating": 2, "decoupled": 3}
+LOSSES = {"SquaredError": 0, "Logistic": 1}
+"""Numbers of the losses in loss.cuh, by the name of the loss's type: the only place that maps one to the other."""
 
 SETUP = np.dtype(
     [("mean", "f8"), ("low", "f8"), ("high", "f8"), ("eps", "f8"), ("momentum", "f8"), ("beta1", "f8"), ("beta2", "f8"),
      ("decay", "f8", 4), ("expand", "f8"),
      *((name, "i4") for name in (
-         "kind", "decay_kind", "nesterov", "sparse", "range", "users", "items", "factors", "bias_column", "stride",
-         "slots", "sweep", "fading", "levels"))],
+         "kind", "decay_kind", "nesterov", "sparse", "range", "loss", "users", "items", "factors", "bias_column",
+         "stride", "slots", "sweep", "fading", "levels"))],
     align=True,
 )  # fmt: skip
 """`Setup` of setup.cuh: what is fixed for the life of a program."""
@@ -146,7 +148,7 @@ def options(setup: np.ndarray, dtype: np.dtype, threads: int, nets: bool, half: 
     constants = {
         "REAL": "float" if dtype == np.float32 else "double", "CHUNKS": chunks, "THREADS": threads,
         "KIND": setup["kind"], "DECAY": setup["decay_kind"], "NESTEROV": setup["nesterov"],
-        "SPARSE": setup["sparse"], "RANGE": setup["range"], "NETS": int(nets), "HALF": int(half),
+        "SPARSE": setup["sparse"], "RANGE": setup["range"], "LOSS": setup["loss"], "NETS": int(nets), "HALF": int(half),
     }  # fmt: skip
     return ("-std=c++17", *(f"-D{name}={value}" for name, value in constants.items()))
 

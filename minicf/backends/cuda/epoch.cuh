@@ -15,7 +15,7 @@ struct Work {  // the plan's arrays, as the training kernels read them
 
 template <int RESIDENT, int NET>
 __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, const Nets& nets, real* table, int* stamps,
-                                          const Rates* rates, const Map* idle, real* exchange, real* squared,
+                                          const Rates* rates, const Map* idle, real* exchange, real* losses,
                                           unsigned* barrier, int n, int batch, int steps) {
     DYNAMIC_SHARED(real, shared);
     const int blocks = gridDim.x, block = blockIdx.x, rows = a.users + a.items;
@@ -88,7 +88,7 @@ __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, cons
                 }
                 __syncthreads();
                 heads_pass<true>(a, nets, pairs, d_pairs, acts, 0, first, count, size, batch, n, at, nets.t[0] + step + 1,
-                                 squared);
+                                 losses);
                 for (int x = threadIdx.x; x < count * 2 * a.stride; x += blockDim.x)
                     nets.d_rows[(int64)first * 2 * a.stride + x] = d_pairs[x];
                 __syncthreads();
@@ -115,19 +115,19 @@ __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, cons
             for (int e0 = from; !NET && e0 < to; e0 += 32) {
                 bool has = e0 + lane < to;
                 int partners = has ? work.partner[e0 + lane] : 0;
-                real stars = has ? work.stars[e0 + lane] : 0, errors = 0;
+                real stars = has ? work.stars[e0 + lane] : 0, values = 0;
                 int count = min(32, to - e0);
                 for (int j = 0; j < count; ++j) {
                     int slot = __shfl_sync(ALL_LANES, partners, j);
                     real star = __shfl_sync(ALL_LANES, stars, j);
                     Vec q[CHUNKS];
                     load_vec(q, published + (int64)slot * a.stride, a.stride, lane);
-                    real s = warp_sum(score_part(a, r.w, q, lane)) + (real)a.mean, error;  // (F2), (F3)
-                    real d = d_score(s, RANGE, a.low, a.high, star, size, &error);         // (F4), (F9), (B9), (B4)
-                    add_gradient(a, g, q, d, lane);                                        // (B2), (B3), (B1)
-                    if (lane == j) errors = error;
+                    real s = warp_sum(score_part(a, r.w, q, lane)) + (real)a.mean;  // (F2), (F3)
+                    Loss loss = loss_of(a, s, RANGE, a.low, a.high, star, size);    // (F4), (F9), (B9), (B4)
+                    add_gradient(a, g, q, loss.slope, lane);                        // (B2), (B3), (B1)
+                    if (lane == j) values = loss.value;
                 }
-                if (side == 0 && has) squared[work.place[e0 + lane]] = errors;
+                if (side == 0 && has) losses[work.place[e0 + lane]] = values;
             }
             move_row(a, rate, r, g, side, (real)(to - from) / size, lane);
             store_row(a, r, row_at(row), lane);
@@ -184,11 +184,11 @@ __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, cons
 #define EPOCH_PARAMETERS                                                                                             \
     const Setup a, const int *first, const int *begin, const int *row_of, const int *next, const int *partner,       \
         const int *place, const unsigned char *fresh, const real *stars, real *table, int *stamps,                   \
-        const Rates *rates, const Map *idle, real *exchange, real *squared, unsigned *barrier, int n, int batch, \
+        const Rates *rates, const Map *idle, real *exchange, real *losses, unsigned *barrier, int n, int batch, \
         int steps
 #define EPOCH(resident, net, nets)                                                                                    \
     run_epoch<resident, net>(a, Work{first, begin, row_of, next, partner, place, fresh, stars}, nets, table, stamps, \
-                             rates, idle, exchange, squared, barrier, n, batch, steps)
+                             rates, idle, exchange, losses, barrier, n, batch, steps)
 #define NET_PARAMETERS                                                                                          \
     const Head *heads, real *dense, real *tape, real *d_rows, const double *decay, const int *order, const int *slot, \
         const float *rating, const uint64 *t, int count, int n_dense, int scratch_width

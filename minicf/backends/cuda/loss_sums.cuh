@@ -14,14 +14,14 @@ __device__ __forceinline__ double block_sum(double x, double* shared) {
     return sum;
 }
 
-// (F9) times B: the squared errors of each step and head.
+// (F9) times B: the losses of each step and head.
 extern "C" __global__ void __launch_bounds__(LOSS_THREADS)
-    step_losses(const real* squared, double* sums, int n, int batch, int steps, int heads) {
+    step_losses(const real* losses, double* sums, int n, int batch, int steps, int heads) {
     DYNAMIC_SHARED(double, shared);
     for (int64 i = blockIdx.x; i < (int64)steps * heads; i += gridDim.x) {
         int64 step = i / heads, head = i % heads, from = step * batch, to = min(from + batch, (int64)n);
         double sum = 0;
-        for (int64 j = from + threadIdx.x; j < to; j += LOSS_THREADS) sum += squared[head * n + j];
+        for (int64 j = from + threadIdx.x; j < to; j += LOSS_THREADS) sum += losses[head * n + j];
         sum = block_sum(sum, shared);
         if (threadIdx.x == 0) sums[i] = sum;
     }

@@ -8,7 +8,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) net_clear(real* x, int6
 // d_rows starts at 0; a dot product adds to it, a warp a rating.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     net_dot(const Setup a, const Head* heads, int head, const int* user, const int* item, const int* order,
-            const float* rating, const real* table, real* d_rows, real* squared, int n, int batch, int step) {
+            const float* rating, const real* table, real* d_rows, real* losses, int n, int batch, int step) {
     const int lane = threadIdx.x & 31, stride = gridDim.x * (blockDim.x >> 5), size = min(batch, n - step * batch);
     const int64 width = (int64)a.slots * a.stride;
     const Head& h = heads[head];
@@ -16,13 +16,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         int64 at = (int64)step * batch + j;
         int row = order[at];
         const real *p = table + user[row] * width, *q = table + (a.users + item[row]) * width;
-        real s = dot_head(a, h, p, q, lane), error;
-        real d = d_score(s, h.range, h.low, h.high, rating[row], size, &error) * (real)h.weight;  // (B10)
+        Loss loss = loss_of(a, dot_head(a, h, p, q, lane), h.range, h.low, h.high, rating[row], size);
+        real d = loss.slope * (real)h.weight;  // (B10)
         real *d_p = d_rows + (int64)2 * j * a.stride, *d_q = d_p + a.stride;
         for (int k = lane; k < a.factors; k += 32) d_p[k] += d * q[k], d_q[k] += d * p[k];  // (B2)
         if (lane == 0) {
             if (h.has_bias) d_p[a.bias_column] += d, d_q[a.bias_column] += d;  // (B3)
-            squared[(int64)head * n + at] = error;
+            losses[(int64)head * n + at] = loss.value;
         }
     }
 }
@@ -52,18 +52,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
 // The output unit, the loss, and the derivative by the score, a warp a rating.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    net_loss(const Head* heads, int head, const real* x, const real* weight, const real* bias, const int* order,
-             const float* rating, real* delta, real* squared, int n, int batch, int step) {
+    net_loss(const Setup a, const Head* heads, int head, const real* x, const real* weight, const real* bias, const int* order,
+             const float* rating, real* delta, real* losses, int n, int batch, int step) {
     const int lane = threadIdx.x & 31, stride = gridDim.x * (blockDim.x >> 5), size = min(batch, n - step * batch);
     const Head& h = heads[head];
     const int in = h.width[h.layers - 1];
     for (int j = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5); j < size; j += stride) {
         int64 at = (int64)step * batch + j;
-        real s = 0, error;
+        real s = 0;
         for (int i = lane; i < in; i += 32) s += x[(int64)j * in + i] * weight[i];
         s = warp_sum(s) + bias[0] + (real)h.mean;  // (F7)
-        real d = d_score(s, h.range, h.low, h.high, rating[order[at]], size, &error) * (real)h.weight;
-        if (lane == 0) delta[j] = d, squared[(int64)head * n + at] = error;
+        Loss loss = loss_of(a, s, h.range, h.low, h.high, rating[order[at]], size);
+        if (lane == 0) delta[j] = loss.slope * (real)h.weight, losses[(int64)head * n + at] = loss.value;
     }
 }
 

@@ -73,13 +73,13 @@ __device__ __forceinline__ void heads_pass(const Setup& a, const Nets& nets, con
                     if (lane == 0) out[at + r] = predicted(s, h.range, h.low, h.high);
                     continue;
                 }
-                real star = nets.rating[nets.order[at + r]], error;
-                real d = d_score(s, h.range, h.low, h.high, star, size, &error) * (real)h.weight;  // (B10)
+                Loss loss = loss_of(a, s, h.range, h.low, h.high, nets.rating[nets.order[at + r]], size);
+                real d = loss.slope * (real)h.weight;  // (B10)
                 real *d_p = d_rows + (2 * r) * a.stride, *d_q = d_p + a.stride;
                 for (int k = lane; k < a.factors; k += 32) d_p[k] += d * q[k], d_q[k] += d * p[k];  // (B2)
                 if (lane == 0) {
                     if (h.has_bias) d_p[a.bias_column] += d, d_q[a.bias_column] += d;  // (B3)
-                    out[head * n + at + r] = error;
+                    out[head * n + at + r] = loss.value;
                 }
             }
             __syncthreads();
@@ -135,12 +135,12 @@ __device__ __forceinline__ void heads_pass(const Setup& a, const Nets& nets, con
                 if (lane == 0) out[at + r] = predicted(s, h.range, h.low, h.high);
                 continue;
             }
-            real star = nets.rating[nets.order[at + r]], error;
-            real d = d_score(s, h.range, h.low, h.high, star, size, &error) * (real)h.weight;  // (B10)
+            Loss loss = loss_of(a, s, h.range, h.low, h.high, nets.rating[nets.order[at + r]], size);
+            real d = loss.slope * (real)h.weight;  // (B10)
             if (lane == 0) {
                 then[r * wide] = d;
                 deltas_of(nets, h, last, batch, first + r)[0] = d;
-                out[head * n + at + r] = error;
+                out[head * n + at + r] = loss.value;
             }
         }
         __syncthreads();

@@ -168,8 +168,8 @@ class Nets(Tables):
                     xp.matmul(x[j], weight[j], out=x[j + 1])  # (F7)
                     k.over("net_activate", x[j + 1].size,
                            (heads, h, np.int32(j), bias[j], plan.t, x[j + 1], count, step))  # fmt: skip
-                k.over("net_loss", size, (heads, h, x[-1], weight[-1], bias[-1], order, rating, d[-1], plan.losses, n,
-                                          batch, step), warps)  # fmt: skip
+                k.over("net_loss", size, (setup, heads, h, x[-1], weight[-1], bias[-1], order, rating, d[-1],
+                                          plan.losses, n, batch, step), warps)  # fmt: skip
                 for j in reversed(range(layers)):
                     xp.matmul(x[j].T, d[j], out=self._dense(self.gradient, f"{names[j]}.weight"))  # (B7)
                     xp.matmul(

@@ -58,40 +58,40 @@ __device__ __forceinline__ void store_stored(stored* to, const Vec* from, int st
 
 // The ratings order[from … to - 1], one after the other, by a warp.
 __device__ __forceinline__ void ratings_in_turn(const Setup& a, stored* table, const int* user, const int* item,
-                                                const float* rating, const int* order, real lr, real* squared, int from,
+                                                const float* rating, const int* order, real lr, real* losses, int from,
                                                 int to, int lane) {
     const Rates rate = Rates{lr, 0, 1, 0};
     for (int e0 = from; e0 < to; e0 += 32) {
         bool has = e0 + lane < to;
         int row = has ? order[e0 + lane] : 0;
         int users = has ? user[row] : 0, items = has ? item[row] : 0;
-        real stars = has ? rating[row] : 0, errors = 0;
+        real stars = has ? rating[row] : 0, values = 0;
         int count = min(32, to - e0);
         for (int j = 0; j < count; ++j) {
             stored* p_at = table + (int64)__shfl_sync(ALL_LANES, users, j) * a.stride;
             stored* q_at = table + ((int64)a.users + __shfl_sync(ALL_LANES, items, j)) * a.stride;
-            real star = __shfl_sync(ALL_LANES, stars, j), error;
+            real star = __shfl_sync(ALL_LANES, stars, j);
             Row r;
             Vec q[CHUNKS], old_p[CHUNKS], g[CHUNKS];
             load_stored(r.w, p_at, a.stride, lane);  // (F1)
             load_stored(q, q_at, a.stride, lane);
-            real s = warp_sum(score_part(a, r.w, q, lane)) + (real)a.mean;          // (F2), (F3)
-            real d = d_score(s, RANGE, a.low, a.high, star, 1, &error);             // (F4), (F9), (B9), (B4)
+            real s = warp_sum(score_part(a, r.w, q, lane)) + (real)a.mean;  // (F2), (F3)
+            Loss loss = loss_of(a, s, RANGE, a.low, a.high, star, 1);       // (F4), (F9), (B9), (B4)
 #pragma unroll
             for (int c = 0; c < CHUNKS; ++c) old_p[c] = r.w[c];
             clear(g);
-            add_gradient(a, g, q, d, lane);  // (B2), (B3)
+            add_gradient(a, g, q, loss.slope, lane);  // (B2), (B3)
             move_row(a, rate, r, g, 0, 1, lane);
             store_stored(p_at, r.w, a.stride, lane);
 #pragma unroll
             for (int c = 0; c < CHUNKS; ++c) r.w[c] = q[c];
             clear(g);
-            add_gradient(a, g, old_p, d, lane);
+            add_gradient(a, g, old_p, loss.slope, lane);
             move_row(a, rate, r, g, 1, 1, lane);
             store_stored(q_at, r.w, a.stride, lane);
-            if (lane == j) errors = error;
+            if (lane == j) values = loss.value;
         }
-        if (has) squared[e0 + lane] = errors;
+        if (has) losses[e0 + lane] = values;
     }
 }
 
@@ -126,14 +126,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     sgd_tiles(const Setup a, stored* table, const int* user, const int* item, const float* rating, const int* order,
-              const int* starts, const real* lr, real* squared, unsigned* barrier, int rounds, int workers) {
+              const int* starts, const real* lr, real* losses, unsigned* barrier, int rounds, int workers) {
     const int lane = threadIdx.x & 31, warps = gridDim.x * (blockDim.x >> 5);
     // Neighbouring tiles go to different blocks.
     const int first = (threadIdx.x >> 5) * gridDim.x + blockIdx.x;
     for (int round = 0; round < rounds; ++round) {
         for (int tile = first; tile < workers; tile += warps) {
             const int* at = starts + (int64)round * (workers + 1) + tile;
-            ratings_in_turn(a, table, user, item, rating, order, lr[round], squared, at[0], at[1], lane);
+            ratings_in_turn(a, table, user, item, rating, order, lr[round], losses, at[0], at[1], lane);
         }
         grid_arrive(barrier);
         grid_wait(barrier, (unsigned)(round + 1) * gridDim.x);
@@ -144,8 +144,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 // are alike. For those who ask for it by name.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     sgd_racing(const Setup a, stored* table, const int* user, const int* item, const float* rating, const int* order,
-               double lr, real* squared, int n) {
+               double lr, real* losses, int n) {
     const int lane = threadIdx.x & 31, warps = gridDim.x * (blockDim.x >> 5);
     for (int64 e = 32 * (int64)(blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5)); e < n; e += 32 * (int64)warps)
-        ratings_in_turn(a, table, user, item, rating, order, (real)lr, squared, (int)e, min((int)e + 32, n), lane);
+        ratings_in_turn(a, table, user, item, rating, order, (real)lr, losses, (int)e, min((int)e + 32, n), lane);
 }

@@ -1,7 +1,7 @@
-// --- one rating ----------------------------------------------------------------------------------------------------
+// The score of one rating, its output, and the gradient of its rows.
 
-// A lane's part of (F2) and (F3). In the padding both rows are 0. The bias columns are added in one go, so that both
-// owners of a rating, who call the other's row q, get the same bits.
+// A lane's part of (F2) and (F3). Both rows are 0 in the padding. The bias columns are added to each other first: the
+// sum is symmetric, so that both owners of a rating, each of which has its own row as p, get the same bits.
 __device__ __forceinline__ real score_part(const Setup& a, const Vec* p, const Vec* q, int lane) {
     real s = 0;
 #pragma unroll
@@ -16,25 +16,18 @@ __device__ __forceinline__ real score_part(const Setup& a, const Vec* p, const V
 
 __device__ __forceinline__ real sigmoid(real s) { return (real)0.5 * (1 + tanh((real)0.5 * s)); }
 
-// (F4)
+// (F4): the output, which is the score or lies within the rating range.
 __device__ __forceinline__ real predicted(real s, int range, double low, double high) {
     return range ? (real)low + (real)(high - low) * sigmoid(s) : s;
 }
 
-// (F4), (F9) forward, (B9), (B4) back: the derivative of the loss by the score.
-__device__ __forceinline__ real d_score(real s, int range, double low, double high, real rating, int batch,
-                                        real* squared) {
-    real error = predicted(s, range, low, high) - rating;
-    *squared = error * error;
-    real d = 2 * error / batch;
-    if (range) {
-        real g = sigmoid(s);
-        d *= (real)(high - low) * g * (1 - g);
-    }
-    return d;
+// (B4): the derivative of the output by the score, within a rating range.
+__device__ __forceinline__ real range_slope(real s, double low, double high) {
+    real g = sigmoid(s);
+    return (real)(high - low) * g * (1 - g);
 }
 
-// (B2), (B3), (B1): add one rating's share to the gradient of a row.
+// (B2), (B3), (B1): add one rating's derivatives to the gradient of a row.
 __device__ __forceinline__ void add_gradient(const Setup& a, Vec* g, const Vec* q, real d, int lane) {
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c)

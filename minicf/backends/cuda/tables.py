@@ -155,9 +155,10 @@ class Tables(base.Program):
         low, high = rating_range or (0.0, 0.0)
         values = {
             "mean": getattr(model, "global_mean", 0.0), "low": low, "high": high, "decay": decays,
-            "decay_kind": device.DECAYS[decay], "sparse": optimizer.sparse, "range": rating_range is not None,
-            "users": self.n_users, "items": self.n_items, "factors": model.n_factors,
-            "bias_column": model.n_factors if self.biases else -1, "stride": self.stride, "slots": self.slots,
+            "decay_kind": device.DECAYS[decay], "loss": device.LOSSES["SquaredError"], "sparse": optimizer.sparse,
+            "range": rating_range is not None, "users": self.n_users, "items": self.n_items,
+            "factors": model.n_factors, "bias_column": model.n_factors if self.biases else -1, "stride": self.stride,
+            "slots": self.slots,
         }  # fmt: skip
         if isinstance(optimizer, Adam):
             beta1, beta2 = optimizer.betas
