@@ -1,3 +1,5 @@
+// The barrier of a cooperative grid: all blocks arrive before any passes. `barrier` counts the arrivals.
+
 __device__ __forceinline__ void grid_arrive(unsigned* barrier) {
     GRID_ARRIVED();
     __syncthreads();

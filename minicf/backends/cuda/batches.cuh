@@ -1,6 +1,6 @@
-// --- large batches: two passes over segments, each row moved by the warp that summed its gradient ---------------------
+// Large batches: two passes over segments, users and items. The warp that sums a row's gradient updates the row.
 
-// Rows that the batch names and that are behind: of the parts (0 users, 1 items) from `from_part` on.
+// Catch up the rows of the batch: items, and users too if `from_part` is 0.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     batch_catch_up(const Setup a, const int* first, const int* row_of, real* table, int* stamps, const Rates* rates,
                    const Map* idle, int steps, int step, int from_part) {
@@ -19,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-// Forward, loss and the users' half of the update. The users' rows as they were go to `before`, for the items' half.
+// Forward, loss, and the update of users. The users' rows before the update go to `before`, for `batch_items`.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     batch_users(const Setup a, const int* first, const int* begin, const int* row_of, const int* partner,
                 const int* place, const real* stars, real* table, int* stamps, const Rates* rates, const Map* idle,
@@ -63,6 +63,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
+// The update of items.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     batch_items(const Setup a, const int* first, const int* begin, const int* row_of, const int* partner,
                 const int* place, real* table, int* stamps, const Rates* rates, const real* before, const real* d_s,
@@ -96,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-// All rows, to `to` steps.
+// Catch up all rows, to `to` steps.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     sweep(const Setup a, real* table, int* stamps, const Rates* rates, const Map* idle, int steps, int to) {
     const int lane = threadIdx.x & 31, stride = gridDim.x * (blockDim.x >> 5);

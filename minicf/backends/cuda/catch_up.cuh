@@ -1,18 +1,19 @@
-// --- catch-up: dense results at sparse cost ------------------------------------------------------------------------
+// Catch-up of untouched rows: the results of dense steps at the cost of sparse ones.
 //
-// A row that no batch names moves by itself, so its steps can be made up when it is next read.
+// The steps of a row without ratings depend on no other row. They are made later, when the row is next read.
 //
-// SGD, with or without momentum and decay: without a gradient a step is linear in (w, v), a 2 x 2 matrix of the step's
-// learning rate. The product over any range of steps is one entry of a table times another: entry [b][i] holds the
-// product between i and the middle of its block of 2^(b+1) steps, so that a range whose first and last step differ in
-// bit b, and in none above, is split by exactly that middle. (Prefix products and inverses would need no levels, but
-// each matrix has determinant about `momentum`: the inverse of a long prefix is all rounding error.)
+// SGD, with or without momentum and decay: without a gradient, a step is a linear map of (w, v), a 2 x 2 matrix that
+// depends on the step's learning rate. The product over any range of steps is the product of two entries of a table.
+// Entry [b][i] is the product between step i and the middle of its block of 2^(b+1) steps: if the first and the last
+// step of a range differ in bit b, and in no higher bit, the range is split at that middle. (Prefix products and their
+// inverses would need no levels. But each matrix has a determinant of about `momentum`, so that the inverse of a long
+// prefix is only rounding error.)
 //
-// Adam without l2: the moments only fade, and what they still move is a sum over the missed steps: (C3) and (C4), which
-// numba_kernels.py derives, take it from a table of (C5), one root and one division a weight however long the gap. Where
-// (C4) is not exact enough (in the first steps of all, or a.expand is 0), steps are made in registers until it is, or
-// until they stop to change any weight of the row; what is left then is a power of each beta, and the product of the
-// decoupled decay. With l2 every step is made.
+// Adam without l2: the moments only fade, and the weight's change is a sum over the missed steps. (C3) and (C4), which
+// the Numba backend derives, compute it from a table of (C5), with one root and one division per weight for a gap of
+// any length. Where (C4) is not exact enough (in the first steps of a training, or if a.expand is 0), steps are made in
+// registers until it is, or until they no longer change any weight of the row; then only a power of each beta and the
+// product of the decoupled decay remain. With l2, every step is made.
 
 struct Map {  // w' = ww w + wv v,  v' = vw w + vv v
     double ww, wv, vw, vv;
@@ -32,11 +33,11 @@ __device__ __forceinline__ Map idle_step(const Setup& a, double lr, double decay
     return Map{keep - lr * l2, -lr * mu, l2, mu};
 }
 
-// A thread fills half a block of one level of the table: from the middle down, or from the middle up.
+// Each thread fills half a block of one level of the table, from the middle down or from the middle up.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     build_products(const Setup a, const Rates* rates, Map* products, int steps) {
     for (int64 id = blockIdx.x * (int64)blockDim.x + threadIdx.x;; id += (int64)gridDim.x * blockDim.x) {
-        // Halves are numbered table by table, level by level, the long ones first.
+        // Halves are numbered by table, then by level, the longest first.
         int64 rest = id;
         int table = 0, level = a.levels - 1;
         for (; table < 4; ++table) {
@@ -65,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-// The product of the steps from … to - 1.
+// The product over the steps from … to - 1.
 __device__ __forceinline__ Map product_of(const Setup& a, const Map* products, int steps, int table, int from, int to) {
     int last = to - 1;
     const Map* all = products + (int64)table * a.levels * steps;
@@ -105,14 +106,14 @@ __device__ __forceinline__ double power(double x, int n) {
     return result;
 }
 
-// x by a factor of which its kind of number holds the beginning only.
+// x times a factor that has more digits than a `real`.
 __device__ __forceinline__ real times(real x, double factor) {
     real most = (real)factor;
     return most * x + (real)(factor - most) * x;
 }
 
-// (C5) of the steps from one on to the end of the call, the product of f over the steps before, and whether (C4) is
-// exact enough from here on.
+// For each step: (C5) over the steps from it to the end of the call, the product of f over the steps before it, and
+// whether (C4) is exact enough from it on.
 struct Moments {
     double m[6], keep, exact;
 };
@@ -122,15 +123,15 @@ struct Fade {
     double first, second, ratio, grow;
 };
 
-// Without decoupled decay all tables fade alike.
+// The number of tables of moments: without decoupled decay, one serves all weights.
 __device__ __forceinline__ int moment_tables(const Setup& a) { return DECAY == DECOUPLED ? 4 : 1; }
 
 __device__ __forceinline__ const Moments* moments_of(const Setup& a, const Map* idle, int steps, int table) {
     return (const Moments*)idle + (DECAY == DECOUPLED ? (int64)table * (steps + 1) : 0);
 }
 
-// A block a table: a thread goes through all steps for each moment, and one for the products of f. They read a run of
-// steps before they go through it, so that the chain waits for its own sums alone.
+// One block per table, one thread per moment, and one thread for the products of f; each goes through all steps. It
+// reads several steps ahead, so that the chain of sums does not wait for memory.
 // scalars: lr, lr / (1 - beta1^t), c_t = sqrt(1 - beta2^t) and eps of each step.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     build_moments(const Setup a, const double* scalars, Moments* moments, int steps) {
@@ -142,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         for (int s = threadIdx.x; s <= steps; s += blockDim.x) {
             double c = s < steps ? scalars[4 * (int64)s + 2] : 0, x = s < steps ? scalars[4 * (int64)s + 1] * c : 0;
             for (int q = 0; q < 6; ++q, x *= c) out[s].m[q] = x;
-            out[s].exact = x;  // The seventh moment only bounds the error, and gives its place to what comes of it.
+            out[s].exact = x;  // The seventh moment only bounds the error; `exact` replaces it below.
             out[s].keep = 1;
         }
         __syncthreads();
@@ -168,7 +169,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                         out[s].exact = m;
                 }
             }
-        } else if (p == (blockDim.x > 32 ? 32 : 7) && decay) {  // beside the others, where there is another warp
+        } else if (p == (blockDim.x > 32 ? 32 : 7) && decay) {  // in another warp, if there is one
             double keep = 1;
             for (int first = 0; first < steps; first += RUN) {
                 double f[RUN];
@@ -180,10 +181,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             }
         }
         __syncthreads();
-        const bool usable = out[steps].keep > 1e-200;  // else there is nothing to divide by
+        const bool usable = out[steps].keep > 1e-200;  // otherwise `keep` would be divided by 0
         for (int s = threadIdx.x; s <= steps; s += blockDim.x) {
             const double m0 = out[s].m[0], m6 = out[s].exact;
-            bool exact = s == steps || (usable && m0 == 0);  // learning rates of 0: nothing moves
+            bool exact = s == steps || (usable && m0 == 0);  // learning rates of 0: no weight changes
             if (usable && m0 > 0 && m6 < 1e100) {
                 double n[7];
                 for (int i = 1; i < 6; ++i) n[i] = out[s].m[i] / m0;
@@ -198,7 +199,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     Fade* fades = (Fade*)(moments + (int64)tables * (steps + 1));
     for (int n = blockIdx.x * blockDim.x + threadIdx.x; n <= steps; n += gridDim.x * blockDim.x)
-        // A bound for beta2^(-n / 2), since infinity times 0 is not 0: where it is that large, the ratio is 0.
+        // beta2^(-n / 2) is bounded, because infinity times 0 is not 0: where it is that large, the ratio is 0.
         fades[n] = Fade{power(a.beta1, n), power(a.beta2, n), power(a.beta1 * h, n), min(power(h, n), 1e50)};
 }
 
@@ -212,7 +213,7 @@ __device__ __forceinline__ Sum idle_sum(const Setup& a, const Moments& begin, co
     if (!(m0 > 0)) return Sum{(real)(keep - 1), 0, 1, 0, 0, 0, 0};
     factor *= fade.grow;
     const double e = (begin.m[1] - factor * end.m[1]) / m0, u = 1 / e;
-    // In units of e, so that the central moments are of numbers around 1.
+    // In units of e: central moments of numbers around 1.
     double n[6], scale = u / m0;
 #pragma unroll
     for (int p = 2; p < 6; ++p) {
@@ -281,7 +282,7 @@ __device__ __forceinline__ void catch_up_adam(const Setup& a, const Rates* rates
         }
 }
 
-// Bring a row that has made `from` steps of this call to `to` steps. `idle` is what build_products or build_moments made.
+// Bring a row from `from` to `to` steps of this call. `idle` is the table of build_products or of build_moments.
 __device__ __forceinline__ void catch_up(const Setup& a, const Rates* rates, const Map* idle, int steps, Row& row,
                                          int side, int from, int to, int lane) {
     if (SPARSE || from >= to) return;

@@ -1,13 +1,13 @@
-// --- small batches: an epoch in one cooperative launch ------------------------------------------------------------
+// Small batches: all steps of a call in one cooperative launch.
 //
-// Each block owns the rows r with r % blocks == block. With RESIDENT they stay in its shared memory, weights and state,
-// for the whole call. Per step there is one grid-wide barrier. Before it, owners publish the rows that the next batch
-// names in an exchange buffer (two of them, in turn); after it, the owner of each row of the batch reads the rows on
-// the other side of its ratings there, and alone moves its row. A rating is so computed twice, by both its owners: a
-// dot product is cheaper than another barrier. Rows that no batch names are moved while the barrier is waited for
-// (`sweep`), or caught up when they are next named.
+// Each block owns the rows r with r % blocks == block. With RESIDENT, their weights and state stay in its shared memory
+// for the whole call. Each step has one barrier of the grid. Before it, owners publish the rows of the next batch in an
+// exchange buffer (there are two, in turn). After it, the owner of each row of the batch reads the partners of the row
+// there, and it alone updates the row. Thus each rating is computed twice, by both its owners: a dot product is cheaper
+// than another barrier. Untouched rows are updated while the block waits for the barrier (`sweep`), or caught up when
+// they next have a rating.
 
-struct Work {  // the plan's arrays, as the training kernels read them
+struct Work {  // arrays of the plan
     const int *first, *begin, *row_of, *next, *partner, *place;
     const unsigned char* fresh;
     const real* stars;
@@ -21,9 +21,9 @@ __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, cons
     const int blocks = gridDim.x, block = blockIdx.x, rows = a.users + a.items;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     const int width = a.slots * a.stride;
-    const int own = rows > block ? (rows - block + blocks - 1) / blocks : 0;  // how many rows this block owns
-    const int64 half = (int64)2 * batch * a.stride;                           // of the exchange buffer
-    // Shared memory: with NET first what a group of ratings needs; then, if RESIDENT, the block's rows and stamps.
+    const int own = rows > block ? (rows - block + blocks - 1) / blocks : 0;  // number of rows of this block
+    const int64 half = (int64)2 * batch * a.stride;                           // numbers of one exchange buffer
+    // Shared memory: with NET, first the rows and units of a group of ratings; with RESIDENT, then rows and stamps.
     const int scratch = NET ? GROUP * (4 * a.stride + 2 * nets.scratch_width) : 0;
     real* resident = shared + scratch;
     int* resident_stamps = (int*)(resident + (int64)((rows + blocks - 1) / blocks) * width);
@@ -42,7 +42,7 @@ __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, cons
         __syncthreads();
     }
 
-    // Rows of the batch of `step` that the batch before does not name: catch up, publish.
+    // Catch up and publish the rows of this batch that are not in the batch before.
     auto publish_fresh = [&](int step) {
         const int* mine = work.first + (int64)step * (blocks + 1) + block;
         int step_first = work.first[(int64)step * (blocks + 1)];
@@ -62,7 +62,7 @@ __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, cons
         }
     };
 
-    unsigned passed = blocks;  // what the barrier counts to
+    unsigned passed = blocks;  // the count at which the barrier is passed
     publish_fresh(0);
     grid_arrive(barrier);
     grid_wait(barrier, passed);
@@ -74,7 +74,7 @@ __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, cons
         const int size = min(batch, n - step * batch);
         const Rates rate = rates[step];
         if (NET) {
-            // Forward and back through the heads; the tape and the derivatives by the rows go to memory.
+            // Forward and back through the heads; the tape and the derivatives by the rows are in device memory.
             const int group = max(1, min(GROUP, (size + blocks - 1) / blocks));
             real *pairs = shared, *d_pairs = shared + GROUP * 2 * a.stride, *acts = shared + GROUP * 4 * a.stride;
             for (int first = block * group; first < size; first += blocks * group) {
@@ -137,10 +137,10 @@ __device__ __forceinline__ void run_epoch(const Setup& a, const Work& work, cons
         }
         if (step + 1 < steps) publish_fresh(step + 1);
         grid_arrive(barrier);
-        // While the others arrive: rows of this block that are behind.
+        // While the other blocks arrive: the steps that this block's rows have missed.
         if (!SPARSE && a.sweep && (step + 1) % a.sweep == 0) {
             if (KIND == ADAM && RESIDENT) {
-                // Column by column, so that no lane is idle in the padding of a warp.
+                // Threads work on columns, not warps on rows: no lane is idle in the padding.
                 int quads = a.stride / 4;
                 for (int x = threadIdx.x; x < own * quads; x += blockDim.x) {
                     int i = x / quads, column = x % quads * 4, side = i * blocks + block >= a.users;

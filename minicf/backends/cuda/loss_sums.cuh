@@ -1,6 +1,6 @@
-// --- losses --------------------------------------------------------------------------------------------------------
+// Sums of losses, over steps and over a call.
 
-#define LOSS_THREADS 256  // fixed: the order of the sums must not depend on the launch
+#define LOSS_THREADS 256  // fixed, because the order of the sums depends on it
 
 __device__ __forceinline__ double block_sum(double x, double* shared) {
     shared[threadIdx.x] = x;
@@ -14,7 +14,7 @@ __device__ __forceinline__ double block_sum(double x, double* shared) {
     return sum;
 }
 
-// (F9) times B: the losses of each step and head.
+// The sum of the losses of each step and head: (F9) times B.
 extern "C" __global__ void __launch_bounds__(LOSS_THREADS)
     step_losses(const real* losses, double* sums, int n, int batch, int steps, int heads) {
     DYNAMIC_SHARED(double, shared);
@@ -27,7 +27,7 @@ extern "C" __global__ void __launch_bounds__(LOSS_THREADS)
     }
 }
 
-// out: the sum of each head over the steps before the first that failed, and that step (or -1).
+// out: for each head the sum over the steps before the first failed one; then that step, or -1.
 extern "C" __global__ void __launch_bounds__(LOSS_THREADS) call_loss(const double* sums, double* out, int steps, int heads) {
     DYNAMIC_SHARED(double, shared);
     int failed = steps;

@@ -1,11 +1,11 @@
+// Nets with large layers or batches: the host launches matrix products between these kernels.
 #if NETS
-// --- large layers or batches: matrix products between these ----------------------------------------------------------
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) net_clear(real* x, int64 n) {
     for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x; i < n; i += (int64)gridDim.x * blockDim.x) x[i] = 0;
 }
 
-// d_rows starts at 0; a dot product adds to it, a warp a rating.
+// A head that is a dot product, a warp per rating. Adds to d_rows, which starts at 0.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     net_dot(const Setup a, const Head* heads, int head, const int* user, const int* item, const int* order,
             const float* rating, const real* table, real* d_rows, real* losses, int n, int batch, int step) {
@@ -27,7 +27,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-// (F1), (F5), (F6): a net's input.
+// The input of a net: (F1), (F5), (F6).
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     net_input(const Setup a, const Head* heads, int head, const int* user, const int* item, const int* order,
               const real* table, const uint64* t, real* x, int n, int batch, int step) {
@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-// After a product: (F7) add the bias, (F8), (F6).
+// After the matrix product of a layer: (F7) add the bias, (F8), (F6).
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     net_activate(const Head* heads, int head, int layer, const real* bias, const uint64* t, real* x, int size, int step) {
     const Head& h = heads[head];
@@ -50,10 +50,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         x[i] = max(x[i] + bias[i % units], (real)0) * dropout(h, layer + 1, t[0] + step + 1, i);
 }
 
-// The output unit, the loss, and the derivative by the score, a warp a rating.
+// The output unit, the loss, and the derivative by the score, a warp per rating.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    net_loss(const Setup a, const Head* heads, int head, const real* x, const real* weight, const real* bias, const int* order,
-             const float* rating, real* delta, real* losses, int n, int batch, int step) {
+    net_loss(const Setup a, const Head* heads, int head, const real* x, const real* weight, const real* bias,
+             const int* order, const float* rating, real* delta, real* losses, int n, int batch, int step) {
     const int lane = threadIdx.x & 31, stride = gridDim.x * (blockDim.x >> 5), size = min(batch, n - step * batch);
     const Head& h = heads[head];
     const int in = h.width[h.layers - 1];
@@ -67,7 +67,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-// After a product: (B6), (B8). x: the layer's inputs; d: the derivatives by them, which become those by what they are of.
+// After the matrix product of a layer back: (B6), (B8). x: inputs of the layer. d: derivatives by them, which become
+// the derivatives by the sums of the layer below.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     net_deactivate(const Head* heads, int head, int layer, const real* x, real* d, int size) {
     const Head& h = heads[head];
@@ -76,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         d[i] = x[i] > 0 ? d[i] * (real)h.keep[layer] : (real)0;
 }
 
-// (B6), (B5): the derivatives by a net's input join those by the rows.
+// (B6), (B5): add the derivatives by the input of a net to those by the rows.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     net_input_backward(const Setup a, const Head* heads, int head, const real* d_x, const uint64* t, real* d_rows,
                        int size, int step) {
@@ -89,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-// Every dense weight, its gradient known.
+// The update of dense weights, from their gradient.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     net_move(const Setup a, real* dense, const real* gradient, const double* decay, const Rates* rates, int n_dense, int step) {
     Nets nets = Nets{};
@@ -98,7 +99,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         move_dense(a, nets, rates[step], x, gradient[x]);
 }
 
-// Every row that the batch names: its segment of d_rows summed, and moved.
+// The update of the rows of the batch: their derivatives are summed over each segment.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     net_rows(const Setup a, const int* first, const int* begin, const int* row_of, const int* place, real* table,
              int* stamps, const Rates* rates, const real* d_rows, int n, int batch, int step) {

@@ -1,35 +1,35 @@
-// --- nets: the heads of Net and Hybrid ------------------------------------------------------------------------------
+// Nets: the heads of Net and Hybrid, forward and back.
 //
-// A net's numbers of a batch lie on a tape: for each dense layer a matrix of its inputs and one of the derivatives by
-// its outputs, one row a rating, so that a weight's gradient is a product of two of them. Dropped units are 0 there, so
-// that [h > 0] says both that the unit was kept and that its slope is 1: (B6) and (B8) need nothing else.
+// The tape has, for each dense layer, a matrix of the batch's inputs and a matrix of the derivatives by the outputs,
+// one row per rating; the gradient of the layer's weights is their product. Dropped units are 0 on the tape, so that
+// [h > 0] is true only for a unit that was kept and has slope 1: (B6) and (B8) need no other mask.
 
-#define MAX_LAYERS 9  // dense layers of a net, the output layer among them
-#define GROUP 4       // ratings that a block takes through a net together: so often each weight that is read is used
+#define MAX_LAYERS 9  // most dense layers of a net, including the output layer
+#define GROUP 4       // number of ratings that a block computes together: each weight read is used that often
 
 struct Head {
     double weight, mean, low, high;
-    double keep[MAX_LAYERS];      // (F6) 1 / (1 - rate) of each layer's inputs
-    uint64 stream[MAX_LAYERS];    // key of each layer's dropout, the step left out
-    int threshold[MAX_LAYERS];    // rng.dropout_threshold, 0 for none
-    int width[MAX_LAYERS + 1];    // inputs of each layer; the last one's output, 1
-    int weights[MAX_LAYERS], biases[MAX_LAYERS];  // where they stand among the dense weights
-    int inputs[MAX_LAYERS], deltas[MAX_LAYERS];   // where they stand on the tape, times the batch size
+    double keep[MAX_LAYERS];      // (F6) 1 / (1 - rate) for each layer's inputs
+    uint64 stream[MAX_LAYERS];    // key of each layer's dropout, without the step
+    int threshold[MAX_LAYERS];    // rng.dropout_threshold, 0 without dropout
+    int width[MAX_LAYERS + 1];    // number of inputs of each layer; then 1, the output
+    int weights[MAX_LAYERS], biases[MAX_LAYERS];  // positions among the dense weights
+    int inputs[MAX_LAYERS], deltas[MAX_LAYERS];   // positions on the tape, divided by the batch size
     int layers, range, has_bias, output;          // layers: 0 for a dot product
 };
 
-// What a kernel needs of the nets besides the rows.
+// The arguments of nets, besides the rows.
 struct Nets {
     const Head* heads;
-    real *dense, *tape, *d_rows;     // weights and state; the tape; derivatives by the rows of each rating, both sides
+    real *dense, *tape, *d_rows;     // weights and state; tape; derivatives by both rows of each rating
     const double* decay;             // lambda of each dense weight
     const int *order, *slot;
     const float* rating;
-    const uint64* t;                 // steps made before this call
+    const uint64* t;                 // number of steps before this call
     int count, n_dense, scratch_width;
 };
 
-// (F6): 0 or 1 / (1 - rate), for unit `index` of the batch's layer in step t.
+// (F6): the mask of unit `index`, counted through the batch's layer, in step t: 0 or 1 / (1 - rate).
 __device__ __forceinline__ real dropout(const Head& h, int layer, uint64 t, int64 index) {
     if (!h.threshold[layer]) return 1;
     uint64 key = mix(h.stream[layer] + t * GOLDEN + GOLDEN);
@@ -45,7 +45,7 @@ __device__ __forceinline__ real* deltas_of(const Nets& nets, const Head& h, int 
     return nets.tape + (int64)h.deltas[layer] * batch + j * h.width[layer + 1];
 }
 
-// A dot product's score, by a warp: (F2), (F3).
+// The score of a dot product, by a warp: (F2), (F3).
 __device__ __forceinline__ real dot_head(const Setup& a, const Head& h, const real* p, const real* q, int lane) {
     real s = 0;
     for (int k = lane; k < a.factors; k += 32) s += p[k] * q[k];
@@ -53,9 +53,9 @@ __device__ __forceinline__ real dot_head(const Setup& a, const Head& h, const re
     return warp_sum(s) + (real)h.mean;
 }
 
-// A block takes up to GROUP ratings through all heads, and back if TRAIN. `rows` holds both rows of each rating, and
-// `d_rows` collects the derivatives by them (B10); both are in shared memory. Without TRAIN, `out` gets the predictions
-// of head `wanted`; with it, the squared errors of all heads.
+// Up to GROUP ratings through all heads, and back if TRAIN, by a block. `rows` has both rows of each rating; `d_rows`
+// receives the derivatives by them (B10); both are in shared memory. `out` receives the loss of each rating and head if
+// TRAIN, otherwise the outputs of the head `wanted`.
 template <bool TRAIN>
 __device__ __forceinline__ void heads_pass(const Setup& a, const Nets& nets, const real* rows, real* d_rows, real* acts,
                                            int wanted, int64 first, int count, int size, int batch, int64 n, int64 at,
@@ -179,7 +179,7 @@ __device__ __forceinline__ void heads_pass(const Setup& a, const Nets& nets, con
     }
 }
 
-// (B7): the gradient of one dense weight, summed over the batch in its order.
+// (B7): the gradient of one dense weight, summed in the order of the batch.
 __device__ __forceinline__ real dense_gradient(const Nets& nets, int x, int size, int batch) {
     real g = 0;
     for (int head = 0; head < nets.count; ++head) {
@@ -198,7 +198,7 @@ __device__ __forceinline__ real dense_gradient(const Nets& nets, int x, int size
     return g;
 }
 
-// Dense layers are named by every rating: n_r / B is 1, and (U9) is for tables.
+// Every rating uses every dense weight: n_r / B is 1, and (U9), which is for tables, does not apply.
 __device__ __forceinline__ void move_dense(const Setup& a, const Nets& nets, Rates r, int x, real g) {
     r.eps = (real)a.eps;
     real *w = nets.dense + x, unused = 0;

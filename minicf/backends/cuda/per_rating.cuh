@@ -1,8 +1,8 @@
-// --- per-rating SGD ------------------------------------------------------------------------------------------------
+// Online SGD: a step per rating.
 //
-// A step for every rating. Ratings are cut into tiles, `workers` blocks of users by as many blocks of items. In a round
-// each block of users meets another block of items, so that no two tiles of a round share a row: a warp works through
-// each, and the result is that of going through all of them one after the other, whatever warps there are.
+// Ratings are cut into tiles: `workers` blocks of users times as many blocks of items. A round has one tile of each
+// block of users, each with another block of items, so that no two tiles of a round share a row. A warp works through a
+// tile. The result is that of online SGD in the order of the tiles, for any number of warps.
 
 #if HALF
 typedef unsigned short stored;
@@ -95,7 +95,7 @@ __device__ __forceinline__ void ratings_in_turn(const Setup& a, stored* table, c
     }
 }
 
-// Sorting a rating by its key sorts it by round, by block of users, and within a tile by the order given.
+// Keys that sort ratings by round, then by block of users, and within a tile by `order`.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     tile_keys(const int* order, const int* user, const int* item, uint64* keys, int n, int workers, int bits) {
     for (int64 e = blockIdx.x * (int64)blockDim.x + threadIdx.x; e < n; e += (int64)gridDim.x * blockDim.x) {
@@ -104,14 +104,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-// The order that the keys say, and where each tile of a round begins, (rounds, workers + 1).
+// From sorted keys: the order, and where the tiles of each round begin and the last one ends, (rounds, workers + 1).
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     tile_order(const uint64* keys, const int* order, int* tiled, int* starts, int n, int workers, int bits) {
     int64 tiles = (int64)workers * (workers + 1), work = max((int64)n, tiles);
     for (int64 x = blockIdx.x * (int64)blockDim.x + threadIdx.x; x < work; x += (int64)gridDim.x * blockDim.x) {
         if (x < n) tiled[x] = order[keys[x] & (((uint64)1 << bits) - 1)];
         if (x >= tiles) continue;
-        int64 tile = x / (workers + 1) * workers + x % (workers + 1);  // a round's last end is the next one's first
+        int64 tile = x / (workers + 1) * workers + x % (workers + 1);  // the end of a round is the beginning of the next
         int low = 0, high = n;
         while (low < high) {
             int middle = low + (high - low) / 2;
@@ -128,7 +128,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     sgd_tiles(const Setup a, stored* table, const int* user, const int* item, const float* rating, const int* order,
               const int* starts, const real* lr, real* losses, unsigned* barrier, int rounds, int workers) {
     const int lane = threadIdx.x & 31, warps = gridDim.x * (blockDim.x >> 5);
-    // Neighbouring tiles go to different blocks.
+    // Adjacent tiles go to different blocks.
     const int first = (threadIdx.x >> 5) * gridDim.x + blockIdx.x;
     for (int round = 0; round < rounds; ++round) {
         for (int tile = first; tile < workers; tile += warps) {
@@ -140,8 +140,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-// Each warp takes the next 32 ratings, whoever works on the same rows: updates are lost now and then, and no two runs
-// are alike. For those who ask for it by name.
+// Each warp takes the next 32 ratings, even if another warp works on the same rows: some updates are lost, and results
+// differ from run to run. Only `train_racing` launches it.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     sgd_racing(const Setup a, stored* table, const int* user, const int* item, const float* rating, const int* order,
                double lr, real* losses, int n) {

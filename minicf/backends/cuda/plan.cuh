@@ -1,8 +1,9 @@
-// --- the plan of a call: which rows each batch names, and where --------------------------------------------------
+// The plan of a call: the rows of each batch, sorted into segments.
 //
-// Every rating of a batch is an element of two segments, its user's and its item's. Elements are sorted by
-// (step, row, position in the batch), packed into one 64-bit key, hence never equal: any sort gives this order.
-// `spread` orders rows by the block that owns them, so that a block's segments of a step lie together.
+// A segment is the list of one row's ratings in one batch. Each rating is an element of two segments, its user's and
+// its item's. Elements are sorted by (step, row, position in the batch), packed into a 64-bit key. No two keys are
+// equal, so that every sort gives the same order. `spread` sorts rows by the block that owns them: a block's segments
+// of a step are adjacent.
 
 struct Plan {
     int n, batch, steps, users, rows, parts, by_side, bits;
@@ -38,12 +39,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) plan_heads(const Plan p
         heads[e] = e == 0 || keys[e] >> p.bits != keys[e - 1] >> p.bits;
 }
 
-// The first element of a step; every step before it is a full batch.
+// The first element of a step; all steps before it have full batches.
 __device__ __forceinline__ int64 step_begin(const Plan& p, int64 step) {
     return min(2 * (int64)p.batch * step, 2 * (int64)p.n);
 }
 
-// `ordinal` counts the heads up to and including each element: its segment's number, from 1.
+// `ordinal` counts the heads up to and including each element: the number of its segment, from 1.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     plan_segments(const Plan p, const uint64* keys, const int* ordinal, const int* order, const float* rating, int* begin,
                   int* row_of, int* place, real* stars, int* slot) {
@@ -63,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-// The first element of a step whose row, spread, is at least `target`.
+// The first element of a step whose `spread` row is at least `target`.
 __device__ __forceinline__ int64 lower_bound(const Plan& p, const uint64* keys, int64 step, int64 target) {
     int64 low = step_begin(p, step), high = step_begin(p, step + 1);
     uint64 key = (uint64)(step * span(p) + target) << p.bits;
@@ -77,7 +78,7 @@ __device__ __forceinline__ int64 lower_bound(const Plan& p, const uint64* keys, 
     return low;
 }
 
-// The slot that a row has in the batch of a step, or -1.
+// The slot of a row in the batch of a step; -1 without one.
 __device__ __forceinline__ int slot_in(const Plan& p, const uint64* keys, const int* ordinal, int64 step, int64 target) {
     if (step < 0 || step >= p.steps) return -1;
     int64 e = lower_bound(p, keys, step, target);
@@ -85,8 +86,9 @@ __device__ __forceinline__ int slot_in(const Plan& p, const uint64* keys, const 
     return ordinal[e] - ordinal[step_begin(p, step)];
 }
 
-// partner: of a rating's two rows the other one, as a slot of the batch; with `by_side` a user's element names the
-// item's row of the table. next, fresh: where the segment's row stands in the next batch; whether it is new in this.
+// partner: the other row of the rating, as a slot of the batch; with `by_side`, a user's element has the item's row of
+// the table instead. next: the slot of the segment's row in the next batch, or -1. fresh: whether the row has no slot
+// in the batch before.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     plan_links(const Plan p, const uint64* keys, const int* ordinal, const int* row_of, const int* place, const int* slot,
                int* partner, int* next, unsigned char* fresh) {
@@ -104,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
-// first[step][part]: the first segment of a part (a block's rows; users or items) in a step; one more ends the last.
+// first[step][part]: the first segment of a part (a block's rows; users or items) in a step; then the last one's end.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     plan_first(const Plan p, const uint64* keys, const int* ordinal, int* first) {
     int64 count = (int64)p.steps * (p.parts + 1);
@@ -112,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         int64 step = i / (p.parts + 1), part = i % (p.parts + 1);
         int64 target = p.by_side ? (part == 0 ? 0 : part == 1 ? p.users : p.rows) : part * rows_per_part(p);
         int64 e = lower_bound(p, keys, step, target);
-        // Past the step's end: one more than its last segment. Keys grow with e, so the last element's ordinal is it.
+        // Past the end of the step: one more than its last segment, which is the ordinal of its last element.
         first[i] = e == step_begin(p, step + 1) ? ordinal[e - 1] : ordinal[e] - 1;
     }
 }

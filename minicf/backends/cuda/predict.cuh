@@ -1,4 +1,4 @@
-// --- predictions ---------------------------------------------------------------------------------------------------
+// Outputs for pairs of a user and an item, without dropout.
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     predict_pairs(const Setup a, const real* table, const int* user, const int* item, real* out, int64 n) {
@@ -14,7 +14,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 }
 
 #if NETS
-// As `predict_pairs`, through the head `wanted` of a net or a hybrid.
+// The outputs of the head `wanted` of a net or a hybrid.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     predict_heads(const Setup a, const real* table, const Head* heads, real* dense, int count, int scratch_width,
                   int wanted, const int* user, const int* item, real* out, int64 n) {

@@ -1,4 +1,4 @@
-// --- rows ----------------------------------------------------------------------------------------------------------
+// Rows of the table: loads into registers, stores, sums over a warp.
 
 __device__ __forceinline__ int first_column(int chunk, int lane) { return (chunk * 32 + lane) * 4; }
 
@@ -13,7 +13,7 @@ __device__ __forceinline__ void load_vec(Vec* out, const real* from, int stride,
     }
 }
 
-// A store of 16 bytes, said outright: loads are merged by the compiler, but it wrote moments number by number.
+// Stores of 16 bytes. The compiler merges loads by itself, but stored the moments one number at a time.
 #ifdef EMULATED
 __device__ __forceinline__ void put(real* to, const Vec& v) { *(Vec*)to = v; }
 #else

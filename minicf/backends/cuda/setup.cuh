@@ -20,7 +20,7 @@
 #ifndef CHUNKS  // number of chunks of 128 columns in a row
 #define CHUNKS 1
 #endif
-#ifndef THREADS  // most threads per block. Launch bounds ask for 1 block per processor: for a second, ptxas would spill.
+#ifndef THREADS  // most threads per block. Launch bounds ask for 1 block per processor: for 2, ptxas would spill.
 #define THREADS 256
 #endif
 #ifndef HALF  // 1: per-rating SGD stores rows in half precision; the arithmetic is in `real`

@@ -1,8 +1,8 @@
-// --- the best items of each user ------------------------------------------------------------------------------------
-
-// A warp a row. scores: (count, items), of which those of seen[begin[u]] … seen[begin[u + 1] - 1] are set to -infinity,
-// which is nobody's. The list of the best so far is kept sorted in shared memory; an item enters if it beats the last of
-// it, behind its equals. Few do, once the list is full: four scores a lane are tried at once.
+// The best items of each user, a warp per user.
+//
+// scores: (count, items). The scores of the seen items seen[begin[u]] … seen[begin[u + 1] - 1] are set to -infinity.
+// The list of the best items so far is sorted, in shared memory. An item enters if its score is above the last one of
+// the list, and goes behind equal scores. Few items enter once the list is full: each lane tests four scores at a time.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     top_items(real* scores, const int64* begin, const int* seen, int* best, real* best_score, int count, int items, int n) {
     DYNAMIC_SHARED(real, shared);
@@ -15,7 +15,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         for (int64 x = begin[u] + lane; x < begin[u + 1]; x += 32) mine[seen[x]] = worst;
         __syncwarp();
         int held = 0;
-        real last = worst;  // what an item has to beat
+        real last = worst;  // an item enters with a higher score
         for (int i0 = 0; i0 < items; i0 += 128) {
             real s[4], most = worst;
 #pragma unroll
@@ -32,11 +32,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                     int from = __ffs(enter) - 1;
                     enter &= enter - 1;
                     real new_score = __shfl_sync(ALL_LANES, s[k], from);
-                    if (!(new_score > last)) continue;  // the list has grown better meanwhile
-                    int keep = 0;                       // how many stand before it
+                    if (!(new_score > last)) continue;  // items that entered before it have raised `last`
+                    int keep = 0;                       // number of items before it
                     for (int x = 0; x < held; x += 32)
                         keep += __popc(__ballot_sync(ALL_LANES, x + lane < held && score[x + lane] >= new_score));
-                    // What stands behind it moves down by one, the last ones first.
+                    // The items behind it move down by one, the last ones first.
                     for (int x = (held - 1 - keep) / 32 * 32 + keep; held > keep && x >= keep; x -= 32) {
                         int at = x + lane;
                         bool moves = at < held && at + 1 < n;

@@ -1,9 +1,9 @@
-// --- one weight, one step ------------------------------------------------------------------------------------------
+// One step of one weight: the optimizers and decays.
 //
-// Here and below what is near 1 is taken as its difference from 1: float32 holds 0.999 to 1.3e-8 only, which would move
-// every second moment by 1.3e-5 of itself.
+// Here and in catch_up.cuh, a number near 1 is replaced by its difference from 1: float32 rounds 0.999 by up to 1.3e-8,
+// which would change every second moment by a relative 1.3e-5.
 
-// `share` is n_r / B. With g = 0 and share = 0 this is the step of a row that the batch does not name.
+// `share` is n_r / B. With g = 0 and share = 0 this is the step of an untouched row.
 __device__ __forceinline__ void move(const Setup& a, const Rates& r, real& w, real& m, real& v, real g, real decay,
                                      real share) {
     if (DECAY == L2) g += decay * w;                  // (U1)
