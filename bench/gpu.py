@@ -23,9 +23,13 @@ from typing import Any
 import numpy as np
 
 from minicf import scoring
-from minicf.backends import base, cupy_gpu
+from minicf.backends import base, cuda, get_backend
+from minicf.backends.cuda import device, top
+from minicf.backends.cuda.per_rating import PerRating
+from minicf.data import Bags, Batch
 from minicf.models import DotBias, Model, Net
 from minicf.optim import SGD, Adam, Optimizer
+from minicf.solvers import Gradient, Part
 from minicf.tiles import Tiles
 
 RESULTS = Path(__file__).parent / "results" / "gpu.csv"
@@ -104,10 +108,10 @@ class MiniCF(Contender):
 
     def __init__(self, case: Case, data: tuple[np.ndarray, ...], weights: dict[str, np.ndarray]) -> None:
         self.case, self.data = case, data
-        self.program = cupy_gpu.compile(case.model, case.optimizer, weights, 0, "float32")
+        self.program = cuda.compile(case.model, Gradient(case.optimizer, batch_size=case.batch), weights, 0, "float32")
 
     def train(self, order: np.ndarray) -> None:
-        self.program.train(*self.data, order, self.case.batch, self.case.optimizer.lr)
+        self.program.run(Batch(*self.data), Part("batches", order, self.case.optimizer.lr))
 
     def weights(self) -> dict[str, np.ndarray]:
         return self.program.weights()
@@ -361,8 +365,8 @@ def barrier_seconds(n: int = 10_000) -> float:
     """Time of one grid-wide barrier with nothing to do between: the floor of a step of a small batch."""
     import cupy
 
-    options = ("-std=c++17", "-DNETS=0", f"-DTHREADS={cupy_gpu.THREADS}")
-    module = cupy.RawModule(code=cupy_gpu.source() + BARRIER, options=options, enable_cooperative_groups=True)
+    options = ("-std=c++17", "-DNETS=0", f"-DTHREADS={device.THREADS}")
+    module = cupy.RawModule(code=device.source() + BARRIER, options=options, enable_cooperative_groups=True)
     kernel = module.get_function("only_barriers")
     blocks = int(cupy.cuda.Device().attributes["MultiProcessorCount"])
     times = []
@@ -370,7 +374,7 @@ def barrier_seconds(n: int = 10_000) -> float:
         barrier = cupy.zeros(1, np.uint32)
         first, last = cupy.cuda.Event(), cupy.cuda.Event()
         first.record()
-        kernel((blocks,), (cupy_gpu.THREADS,), (barrier, np.int32(n)))
+        kernel((blocks,), (device.THREADS,), (barrier, np.int32(n)))
         last.record()
         last.synchronize()
         times.append(cupy.cuda.get_elapsed_time(first, last) / 1e3 / n)
@@ -422,8 +426,8 @@ def run_case(case: Case, turns: int, check_steps: int = 20) -> list[dict[str, An
     whole = min(case.steps, len(data[0]) // case.batch) * case.batch
     order = random.permutation(len(data[0]))[:whole].astype(np.int32)
     check = order[: min(check_steps, whole // case.batch) * case.batch]
-    reference = base.compile(case.model, case.optimizer, start, 0, "float64")
-    reference.train(*data, check, case.batch, case.optimizer.lr)
+    reference = base.compile(case.model, Gradient(case.optimizer, batch_size=case.batch), start, 0, "float64")
+    reference.run(Batch(*data), Part("batches", check, case.optimizer.lr))
     rows, right = [], {}
     for kind in CONTENDERS:
         row: dict[str, Any] = {"case": case.name, "contender": kind.name}
@@ -450,7 +454,7 @@ def run_case(case: Case, turns: int, check_steps: int = 20) -> list[dict[str, An
         row |= {"turns": turns, "step_q1": low, "step_median": middle, "step_q3": high}
         row["step_device"] = quartiles([t[1] / steps for t in times])[1]
         row["ratings_per_second"] = case.batch / middle
-    if right.get("minicf") and case.batch > cupy_gpu.SMALL_BATCH:
+    if right.get("minicf") and case.batch > device.SMALL_BATCH:
         row = right["minicf"][1]
         row["counted_bytes"] = counted_bytes(case, data, order)
         row["counted_bandwidth"] = row["counted_bytes"] / row["step_median"]
@@ -483,8 +487,6 @@ def per_rating(
 ) -> list[dict[str, Any]]:
     """Tiles beside racing, in half and single precision: ratings a second, and the error on held-out planted data,
     beside that of the CPU (Numba, float32) after as many epochs, which is not timed."""
-    from minicf.backends import numba_cpu
-
     random = np.random.default_rng(0)
     user = random.integers(0, users, ratings).astype(np.int32)
     item = np.minimum(items * random.power(0.25, ratings), items - 1).astype(np.int32)
@@ -504,18 +506,18 @@ def per_rating(
     start = model.init_weights(users, items, 0)
 
     def rmse(program: Any) -> float:
-        error = program.predict(user[held], item[held]) - rating[held]
+        error = program.predict(Batch(user[held], item[held])) - rating[held]
         return float(np.sqrt(np.mean(np.square(error, dtype=np.float64))))
 
     tiles = Tiles(Table(user[kept], item[kept], rating[kept], users, items))  # type: ignore[arg-type]
-    cpu = numba_cpu.compile(model, optimizer, start)
+    cpu = get_backend("numba").compile(model, Gradient(optimizer, batch_size=1), start)
     for epoch in range(turns + 1):
-        cpu.train_tiles(tiles, tiles.rounds(0, epoch), np.full(tiles.n_blocks, optimizer.lr))
+        cpu.run(tiles, Part("tiles", tiles.rounds(0, epoch), np.full(tiles.n_blocks, optimizer.lr)))
     expected = rmse(cpu)
     rows = []
     for storage in ("float32", "float16"):
         for name, way in WAYS.items():
-            program = cupy_gpu.PerRating(model, optimizer, start, storage, workers)
+            program = PerRating(model, optimizer, start, storage, workers)
             call = getattr(program, way)
             times = [timed(lambda call=call: call(user, item, rating, order, optimizer.lr)) for _ in range(turns + 1)][
                 1:
@@ -538,10 +540,12 @@ class MiniCFTop:
     def __init__(self, weights: dict[str, np.ndarray], model: DotBias) -> None:
         import cupy
 
-        self.cupy, self.score = cupy, scoring.scorer(model, weights, cupy)
+        self.cupy, self.score = cupy, model.scorer(weights, xp=cupy)
 
-    def top(self, rows: np.ndarray, items: int, n: int, skip: scoring.Skip) -> np.ndarray:
-        return scoring.top_n(self.score, rows, items, n, skip, xp=self.cupy)[1]
+    def top(self, rows: np.ndarray, items: int, n: int, skip: Bags) -> np.ndarray:
+        return scoring.top_n(
+            self.score, rows, items, n, skip, select=top.select, xp=self.cupy, block_bytes=top.SCORES_BYTES
+        )[1]
 
 
 class TorchTop:
@@ -556,12 +560,12 @@ class TorchTop:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ImportError("PyTorch has no CUDA device")
         self.torch = torch
-        users, items = scoring.vectors(model, weights)
+        users, items = model.vectors(weights)
         self.users, self.items = (torch.tensor(x, device=self.device) for x in (users, items))
 
-    def top(self, rows: np.ndarray, items: int, n: int, skip: scoring.Skip, block: int = 1024) -> np.ndarray:
+    def top(self, rows: np.ndarray, items: int, n: int, skip: Bags, block: int = 1024) -> np.ndarray:
         torch, out = self.torch, np.empty((len(rows), n), np.float32)
-        seen = torch.tensor(skip.items.astype(np.int64), device=self.device)
+        seen = torch.tensor(skip.index.astype(np.int64), device=self.device)
         owner = torch.tensor(np.repeat(np.arange(len(rows)), np.diff(skip.start)), device=self.device)
         wanted = torch.tensor(np.asarray(rows, np.int64), device=self.device)
         for lo in range(0, len(rows), block):
@@ -582,10 +586,10 @@ def top_ten(turns: int, users: int = 162_541, items: int = 59_047, k: int = 64) 
     weights = {name: w.astype(np.float32) for name, w in model.init_weights(users, items, 0).items()}
     counts = random.integers(20, 180, users)
     begin = np.concatenate([[0], np.cumsum(counts)])
-    skip = scoring.Skip(begin, random.integers(0, items, begin[-1]).astype(np.int32))
+    skip = Bags(begin, random.integers(0, items, begin[-1]).astype(np.int32))
     everyone = np.arange(users)
     sample = everyone[:50], items, 10, skip.take(everyone[:50])
-    _, expected = scoring.top_n(scoring.scorer(model, weights), *sample, compiled=False)
+    _, expected = scoring.top_n(model.scorer(weights), *sample)
     rows: list[dict[str, Any]] = []
     right = []
     for kind in TOPS:
@@ -661,7 +665,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.list:
         print("\n".join([*CASES, *others]))
         return 0
-    if problem := cupy_gpu.unavailable():
+    if problem := cuda.unavailable():
         print(f"nothing was measured: {problem}")
         return 1
     shared: dict[str, Any] = about() | {"copy_bandwidth": copy_bandwidth(), "barrier_seconds": barrier_seconds()}

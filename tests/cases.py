@@ -11,7 +11,7 @@ from minicf.backends import get_backend
 from minicf.data import Batch
 from minicf.models import Dot, DotBias, Hybrid, Model, Net
 from minicf.optim import SGD, Adam, Optimizer
-from minicf.solvers import Part, Progress
+from minicf.solvers import Gradient, Part, Progress
 
 BACKENDS = ("numpy", "numba")
 """Every parity test runs on each of these; one that cannot run here is skipped with its reason."""
@@ -177,6 +177,16 @@ def program(trainer: Any, n_users: int, n_items: int) -> Any:
     return trainer.program
 
 
+def predict(program: Any, user: np.ndarray, item: np.ndarray, head: str | None = None) -> np.ndarray:
+    """Predict pairs by a program."""
+    return program.predict(Batch(user, item), head)
+
+
+def penalty(program: Any, user_counts: np.ndarray, item_counts: np.ndarray) -> float:
+    """Return the penalty of a program's weights by its own optimizer."""
+    return program.solver.penalty(program, {"user": user_counts, "item": item_counts})
+
+
 def train(
     program: Any, user: np.ndarray, item: np.ndarray, target: np.ndarray, order: Any, batch: int, rates: Any
 ) -> Progress:
@@ -191,7 +201,7 @@ def train_tiles(program: Any, tiles: Any, rounds: np.ndarray, rates: np.ndarray)
     return program.run(tiles, Part("tiles", rounds, rates))
 
 
-def run(module: Any, model: Model, opt: Optimizer, problem: Problem, dtype: str = "float64") -> Outcome:
+def run(module: Any, model: Model, opt: Optimizer | Gradient, problem: Problem, dtype: str = "float64") -> Outcome:
     """Train on a backend, an epoch a call."""
     program = module.compile(model, opt, problem.weights(model), SEED, dtype)
     user, item, rating = problem.ratings()

@@ -66,7 +66,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     assert float(rows[0]["copy_bandwidth"]) > 0
     assert float(rows[0]["barrier_seconds"]) > 0
     assert gpu.main(["--list"]) == 0
-    monkeypatch.setattr(gpu.cupy_gpu, "unavailable", lambda: "no GPU")
+    monkeypatch.setattr(gpu.cuda, "unavailable", lambda: "no GPU")
     assert gpu.main([]) == 1
     assert "nothing was measured: no GPU" in capsys.readouterr().out
 
@@ -74,7 +74,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
 def test_the_command_of_all_benchmarks_hands_over(monkeypatch, capsys):
     from bench import __main__ as bench
 
-    monkeypatch.setattr(gpu.cupy_gpu, "unavailable", lambda: "no GPU")
+    monkeypatch.setattr(gpu.cuda, "unavailable", lambda: "no GPU")
     with pytest.raises(SystemExit) as end:
         bench.main(["--gpu", "--case", "adam-l2-64"])
     assert end.value.code == 1

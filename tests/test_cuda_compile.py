@@ -1,10 +1,10 @@
-"""kernels.cu compiles for real GPUs, without spilling registers and within what a block of threads may have."""
+"""The kernels compile for real GPUs, without spilling registers and within what a block of threads may have."""
 
 from __future__ import annotations
 
 import pytest
 
-from minicf.backends import cupy_gpu
+from minicf.backends.cuda import device
 from tests.cuda import emulator, nvrtc
 
 pytestmark = pytest.mark.skipif(
@@ -24,13 +24,11 @@ CASES = [
 def test_it_compiles_without_spills(variant, architecture):
     kernels = nvrtc.compile_for(architecture, nvrtc.variant(variant))
     names = {kernel.name for kernel in kernels}
-    expected = set(emulator.kernel_names(cupy_gpu.source()))
+    expected = set(emulator.kernel_names(device.source()))
     if "-DNETS=0" in nvrtc.variant(variant):
         expected = {name for name in expected if "net" not in name and name != "predict_heads"}
     assert names == expected
-    bad = [
-        kernel for kernel in kernels if kernel.spilled or kernel.stack or kernel.registers * cupy_gpu.THREADS > 65536
-    ]
+    bad = [kernel for kernel in kernels if kernel.spilled or kernel.stack or kernel.registers * device.THREADS > 65536]
     assert not bad
 
 

@@ -1,10 +1,10 @@
-"""The tests of the kernels are tested: each mistake put into kernels.cu is noticed (tests/cuda/mutants.py)."""
+"""The tests of the kernels are tested: each mistake put into the kernels is noticed (tests/cuda/mutants.py)."""
 
 from __future__ import annotations
 
 import pytest
 
-from minicf.backends import cupy_gpu
+from minicf.backends.cuda import device
 from tests.cuda import emulator, mutants
 
 pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
@@ -19,7 +19,7 @@ def test_every_mutant_is_caught():
 
 
 def test_mutants_change_the_source():
-    source = cupy_gpu.source()
+    source = device.source()
     texts = {mutant.apply(source) for mutant in mutants.MUTANTS.values()}
     assert len(texts) == len(mutants.MUTANTS)
     assert source not in texts

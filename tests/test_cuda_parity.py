@@ -1,4 +1,4 @@
-"""The CUDA backend equals the reference: kernels.cu under the emulator, CuPy by its stand-in (tests/cuda).
+"""The CUDA backend equals the reference: its kernels under the emulator, CuPy by its stand-in (tests/cuda).
 
 `test_cuda_modes.py` runs this file again under sanitizers, with shuffled threads, and under the race checker.
 """
@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from minicf import rng
 from minicf.backends import base
+from minicf.backends.cuda import device, nets
+from minicf.backends.cuda.composed import Composed
 from minicf.models import Dot, DotBias, Hybrid, Model, Net
 from minicf.optim import SGD, Adam
 from tests import cases
@@ -239,9 +241,9 @@ def test_predictions(model, k):
         reference = base.compile(model, SGD(0.1), weights, 0, "float64")
         for head in (None, *(model.heads if isinstance(model, Hybrid) else ())):
             np.testing.assert_allclose(
-                program.predict(user, item, head), reference.predict(user, item, head), rtol=1e-12
+                cases.predict(program, user, item, head), cases.predict(reference, user, item, head), rtol=1e-12
             )
-        assert program.predict(user[:0], item[:0]).shape == (0,)
+        assert cases.predict(program, user[:0], item[:0]).shape == (0,)
 
 
 # --- the seam ---------------------------------------------------------------------------------------------------------
@@ -391,10 +393,10 @@ def test_what_has_no_kernel_is_composed():
     problem = cases.Problem(epochs=2)
     with standin.emulated() as module:
         program = module.compile(model, SGD(0.001), problem.weights(model), 1, "float64")
-        assert isinstance(program, module.Composed)
+        assert isinstance(program, Composed)
         check(module, model, SGD(0.0001), problem)
         deep = Net(3, hidden=(4,) * 12, dropout=0.1)
-        assert isinstance(module.compile(deep, SGD(0.1), problem.weights(deep)), module.Composed)
+        assert isinstance(module.compile(deep, SGD(0.1), problem.weights(deep)), Composed)
         check(module, deep, SGD(0.001), problem)
 
 
@@ -402,13 +404,13 @@ def test_wide_nets_go_through_matrix_products():
     model = Net(3, hidden=(40,), dropout=0.2)
     problem = cases.Problem(epochs=3)
     with standin.emulated() as module:
-        module.FUSED_WEIGHTS, before = 50, module.FUSED_WEIGHTS
+        nets.FUSED_WEIGHTS, before = 50, nets.FUSED_WEIGHTS
         try:
             standin.log.clear()
             check(module, model, Adam(0.01), problem)
             assert ("launch", "net_activate") in standin.log
         finally:
-            module.FUSED_WEIGHTS = before
+            nets.FUSED_WEIGHTS = before
 
 
 def test_memory_that_does_not_suffice():
@@ -459,7 +461,7 @@ def test_a_program_stays_on_its_device(kind, path):
             program.restore(kept)
             assert program.finite()
             counts = np.bincount(user, minlength=problem.n_users), np.bincount(item, minlength=problem.n_items)
-            numbers = np.array([program.penalty(*counts), *program.predict(user, item)])
+            numbers = np.array([cases.penalty(program, *counts), *cases.predict(program, user, item)])
             outcomes.append(cases.Outcome(numbers, program.weights(), program.state()))
     np.testing.assert_array_equal(outcomes[0].flat(), outcomes[1].flat())
 
@@ -467,10 +469,10 @@ def test_a_program_stays_on_its_device(kind, path):
 def test_launches_are_checked():
     import numpy
 
-    with standin.emulated() as module:
+    with standin.emulated():
         import cupy
 
-        kernels = module.Kernels(("-DREAL=double", "-DCHUNKS=1", "-DTHREADS=64"))
+        kernels = device.Kernels(("-DREAL=double", "-DCHUNKS=1", "-DTHREADS=64"))
         good = cupy.zeros((4, 4), np.float64)
         for bad in (3, 1.5, good[:, :2], numpy.zeros(3)):
             with pytest.raises(TypeError, match="argument 1"):
@@ -478,9 +480,9 @@ def test_launches_are_checked():
 
 
 def test_the_dropout_stream_is_that_of_rng():
-    with standin.emulated() as module:
+    with standin.emulated():
         for seed, layer, step in ((0, 0, 1), (-3, 2, 900), (2**70, 5, 2**40)):
-            partial = module._stream(seed, layer)
+            partial = nets.dropout_stream(seed, layer)
             key = rng._mix((partial + step * rng.GOLDEN + rng.GOLDEN) & rng._MASK)
             assert key == rng.key(seed, rng.DROPOUT, layer, step)
 
@@ -488,22 +490,20 @@ def test_the_dropout_stream_is_that_of_rng():
 def test_why_it_cannot_run_here(monkeypatch):
     import sys
 
-    from minicf.backends import cupy_gpu
-
     monkeypatch.setitem(sys.modules, "cupy", None)
     for version, words in ((None, "no NVIDIA driver"), (12080, r"minicf\[cuda12x\]"), (13000, r"minicf\[cuda13x\]")):
-        monkeypatch.setattr(cupy_gpu, "_driver_version", lambda version=version: version)
-        assert __import__("re").search(words, str(cupy_gpu.unavailable()))
+        monkeypatch.setattr(device, "_driver_version", lambda version=version: version)
+        assert __import__("re").search(words, str(device.unavailable()))
     with standin.installed() as cupy:
-        assert cupy_gpu.unavailable() is None
+        assert device.unavailable() is None
         cupy.cuda.runtime.getDeviceCount = lambda: 0
-        assert "no GPU" in str(cupy_gpu.unavailable())
+        assert "no GPU" in str(device.unavailable())
 
         def mismatched():
             raise RuntimeError("cudaErrorInsufficientDriver")
 
         cupy.cuda.runtime.getDeviceCount = mismatched
-        assert "cudaErrorInsufficientDriver" in str(cupy_gpu.unavailable())
+        assert "cudaErrorInsufficientDriver" in str(device.unavailable())
 
 
 @pytest.mark.parametrize(
@@ -527,7 +527,7 @@ def test_the_trainer(monkeypatch, path):
     user, item, rating = cases.Problem().ratings()
     frame = pd.DataFrame({"userId": user, "movieId": item, "rating": rating})
     train, valid = Ratings.from_frame(frame, duplicates="last").split(valid=0.2)
-    monkeypatch.setitem(backends._MODULES, "cupy", "minicf.backends.cupy_gpu")
+    monkeypatch.setitem(backends._MODULES, "cupy", "minicf.backends.cuda")
     with standin.emulated(path):
         outcomes = []
         for backend in ("numpy", "cupy"):

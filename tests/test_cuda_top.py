@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from minicf import Ratings, Recommender, backends, scoring
+from minicf.backends.cuda import top
 from minicf.models import Dot, DotBias, Model, Net
 from minicf.optim import SGD
 from minicf.scoring import Skip
@@ -35,11 +36,11 @@ def test_the_selection_is_the_reference_s(n, levels):
     part = Skip(skip.start[2:], skip.items)  # as `top_n` gives a later block: starts are not 0
     expected = chosen(scoring.select, scores.copy(), skip, n), chosen(scoring.select, scores[2:].copy(), part, n)
     for processors, threads in ((3, 64), (1, 32), (2, 256)):
-        with standin.emulated(processors=processors, threads=threads) as module:
+        with standin.emulated(processors=processors, threads=threads):
             import cupy
 
             for (index, best), given, rows in zip(expected, (skip, part), (scores, scores[2:]), strict=True):
-                result = chosen(module.select, cupy.asarray(rows.copy()), given, n)
+                result = chosen(top.select, cupy.asarray(rows.copy()), given, n)
                 np.testing.assert_array_equal(result[0], index)
                 np.testing.assert_array_equal(result[1], best)
 
@@ -48,14 +49,14 @@ def test_a_list_too_long_for_the_chip_is_selected_on_the_host(monkeypatch):
     scores = np.random.RandomState(0).normal(size=(3, 90)).astype(np.float32)
     skip = Skip.of(np.array([1, 1]), np.array([4, 5]), 3)
     expected = chosen(scoring.select, scores.copy(), skip, 70)
-    with standin.emulated(processors=7) as module:
+    with standin.emulated(processors=7):
         import cupy
 
         monkeypatch.setitem(standin.device_attributes, "MaxSharedMemoryPerBlockOptin", 500)
-        module._selecting.cache_clear()
+        top._kernels.cache_clear()
         standin.log.clear()
-        index, best = chosen(module.select, cupy.asarray(scores), skip, 70)
-        module._selecting.cache_clear()
+        index, best = chosen(top.select, cupy.asarray(scores), skip, 70)
+        top._kernels.cache_clear()
     assert ("launch", "top_items") not in standin.log
     np.testing.assert_array_equal(index, expected[0])
     np.testing.assert_array_equal(best, expected[1])
@@ -83,10 +84,10 @@ def test_the_lists_are_the_cpu_s(monkeypatch, model, n):
     random = np.random.default_rng(2)
     seen = [random.choice(70, size, replace=False) for size in (0, 70, 69, 10, 35)]
     skip = Skip.of(np.repeat(np.arange(5), [len(x) for x in seen]), np.concatenate(seen).astype(np.int32), 5)
-    with standin.emulated(processors=2) as module:
+    with standin.emulated(processors=2):
         import cupy
 
-        monkeypatch.setattr(module, "SCORES_BYTES", 4 * 70 * 2)
+        monkeypatch.setattr(top, "SCORES_BYTES", 4 * 70 * 2)
         monkeypatch.setattr(scoring, "MIN_ROWS", 2)  # two users a block
         monkeypatch.setattr(scoring, "_HIDDEN", 500)  # one at a time through the net
         for given in (None, skip):
@@ -122,7 +123,7 @@ def test_a_block_is_what_there_is_room_for():
 
 @pytest.mark.parametrize("model", ["bias", "net"])
 def test_the_recommender_s_lists(monkeypatch, model):
-    monkeypatch.setitem(backends._MODULES, "cupy", "minicf.backends.cupy_gpu")
+    monkeypatch.setitem(backends._MODULES, "cupy", "minicf.backends.cuda")
     user, item, rating = cases.Problem(n_users=30, n_items=40, n_ratings=500).ratings()
     frame = pd.DataFrame({"userId": user, "movieId": item, "rating": rating})
     train = Ratings.from_frame(frame, duplicates="last")

@@ -337,7 +337,7 @@ def test_predictions_equal_the_reference(name):
     user, item, _ = problem.ratings()
     programs = [m.compile(model, SGD(0.1), problem.weights(model), 0, "float64") for m in (base, numba_cpu)]
     for head in (None, *model.heads):
-        expected, got = (program.predict(user, item, head or None) for program in programs)
+        expected, got = (cases.predict(program, user, item, head or None) for program in programs)
         assert np.ptp(expected) > 0.1
         assert cases.distance(got, expected) < cases.TOLERANCE
 

@@ -567,7 +567,7 @@ def test_the_penalty_is_what_the_decay_descends(ratings, decay):
             moved = {k: w.copy() for k, w in before.items()}
             moved[name][place] += sign * step
             program.load(moved, program.state())
-            values.append(program.penalty(*counts))
+            values.append(cases.penalty(program, *counts))
         slope = (values[0] - values[1]) / (2 * step)
         moved_by = before[name][place] - after[name][place]
         # A quadratic has exact central differences: what remains is rounding of the penalty over the step.

@@ -83,11 +83,22 @@ class Dot(Model):
         """Score by one matrix product a block of users; before the rating range, which keeps the order."""
         if type(self).forward is not Dot.forward:  # a subclass with another forward pass
             return super().scorer(w, bags, xp)
+        return dot_scorer(*self.vectors(w), xp)
+
+    def vectors(self, w: Weights) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows whose dot products order as the scores do.
+
+        [p, b_u, 1] . [q, 1, c_i] is the score (F2, F3) but for the mean, which orders nothing.
+
+        Returns
+        -------
+        users (U, K + 2), items (I, K + 2) : arrays of float32; K wide without biases
+        """
         users, items = (w[f"{side}_factors"].astype(np.float32, copy=False) for side in ("user", "item"))
-        if self.biases:  # [p, b_u, 1] . [q, 1, c_i] is the score (F2, F3) but for the mean, which orders nothing
+        if self.biases:
             users, items = _ones_beside(users, 2), _ones_beside(items, 2)
             users[:, -2], items[:, -1] = w["user_bias"], w["item_bias"]
-        return dot_scorer(users, items, xp)
+        return users, items
 
 
 @register

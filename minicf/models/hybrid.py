@@ -86,7 +86,7 @@ class Hybrid(Model):
     @property
     def n_factors(self) -> int:
         """K of its heads."""
-        return next(head.n_factors for head, _ in self.members.values())  # type: ignore[attr-defined,no-any-return]
+        return next(head.n_factors for head, _ in self.members.values())  # type: ignore[attr-defined]
 
     @property
     def heads(self) -> tuple[str, ...]:

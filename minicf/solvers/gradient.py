@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,7 +67,7 @@ class Gradient(Solver):
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 for shuffle='tiles', which is online SGD")
 
     @property
-    def lr(self) -> float:  # type: ignore[override]
+    def lr(self) -> float:
         """The optimizer's learning rate."""
         return self.optimizer.lr
 
@@ -98,17 +99,19 @@ class Gradient(Solver):
             yield Part(kind, order[first * size : last * size], program.pace.rates(first, last, steps))
 
     def run(self, program: Program, data: Batch | Tiles, part: Part) -> Progress:
-        table, rows, rates, size = data, part.rows, part.rates, self.batch_size
+        rows, rates, size = part.rows, part.rates, self.batch_size
         if isinstance(data, Tiles):  # one example after another; a learning rate a round
             table, rows, size = data.table, data.order(part.rows), 1
             rates = np.repeat(np.broadcast_to(np.asarray(rates, np.float64), part.rows.shape), data.sizes(part.rows))
+        else:
+            table = data
         steps = -(-len(rows) // size)
         rates = np.broadcast_to(np.asarray(rates, np.float64), (steps,))
         total, n = np.zeros(len(program.model.heads)), 0
         for i in range(steps):
             batch = program.batch(table, rows[i * size : (i + 1) * size])
             t = program.t + 1
-            batch = self.loss.examples(batch, lambda n, t=t: rng.uniform(rng.key(program.seed, rng.NEGATIVE, 0, t), n))
+            batch = self.loss.examples(batch, partial(rng.uniform, rng.key(program.seed, rng.NEGATIVE, 0, t)))
             # What overflows is reported as a failed step, once, and not as NumPy's warnings on the way there.
             with np.errstate(over="ignore", invalid="ignore"):
                 masks = program.masks(batch.size)

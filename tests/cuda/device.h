@@ -1,4 +1,4 @@
-// What CUDA C++ has and C++ lacks, for running kernels.cu on a CPU. Included before the kernels by the build.
+// What CUDA C++ has and C++ lacks, for running the kernels on a CPU. Included before the kernels by the build.
 //
 // A CUDA thread is a fiber (device.cpp). Every collective operation deposits its value and waits; the last lane to
 // arrive computes for all. Only what the kernels use is here: anything else is a compile error, on purpose.

@@ -1,4 +1,4 @@
-"""Builds kernels.cu with g++ and runs its kernels on the CPU; the scheduler is device.cpp, the dialect device.h.
+"""Builds the .cuh files with g++ and runs their kernels on the CPU; the scheduler is device.cpp, the dialect device.h.
 
 Environment
 -----------
@@ -119,7 +119,7 @@ class Library:
         header, runtime = (HERE / "device.h").read_text(), (HERE / "device.cpp").read_text()
         if os.environ.get("MINICF_EMULATE_UCONTEXT"):
             runtime_flags.append("-DUSE_UCONTEXT")
-        unit = [f'#include "{HERE / "device.h"}"', '#line 1 "kernels.cu"', source, TRAMPOLINES]
+        unit = [f'#include "{HERE / "device.h"}"', '#line 1 "minicf.cu"', source, TRAMPOLINES]
         for name in self.names:
             unit.append(f'extern "C" void run_{name}(void** p) {{ call({name}, p); }}')
             unit.append(

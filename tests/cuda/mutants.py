@@ -1,4 +1,4 @@
-"""Mistakes put into kernels.cu one at a time: the tests of the kernels must see each of them.
+"""Mistakes put into the kernels one at a time: the tests of the kernels must see each of them.
 
 ``MINICF_EMULATE=race python -m tests.cuda.mutants [NAME …]`` prints how each was caught.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from subprocess import run
 from typing import Any
 
-from minicf.backends import cupy_gpu
+from minicf.backends.cuda import device
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Mutant:
     def apply(self, source: str) -> str:
         parts = source.split(self.old)
         if len(parts) < 2 or (self.which is not None and self.which + 1 >= len(parts)):
-            raise ValueError(f"kernels.cu has no {self.old!r} number {self.which}")
+            raise ValueError(f"the kernels have no {self.old!r} number {self.which}")
         if self.which is None:
             return self.new.join(parts)
         i = self.which + 1
@@ -114,7 +114,7 @@ MUTANTS = {
     "tiles-unwaited": Mutant("grid_wait(barrier, (unsigned)(round + 1) * gridDim.x);", ""),
     "tiles-of-one-round": Mutant("starts + (int64)round * (workers + 1) + tile", "starts + tile"),
     "tile-ends-late": Mutant("keys[middle] >> bits < (uint64)tile", "keys[middle] >> bits <= (uint64)tile"),
-    "old-user": Mutant("add_gradient(a, g, old_p, d, lane);", "add_gradient(a, g, r.w, d, lane);"),
+    "old-user": Mutant("add_gradient(a, g, old_p, loss.slope, lane);", "add_gradient(a, g, r.w, loss.slope, lane);"),
     # sums and sizes
     "last-batch-full": Mutant("const int size = min(batch, n - step * batch);", "const int size = batch;", None),
     "plan-bound": Mutant("if (keys[middle] < key)", "if (keys[middle] <= key)"),
@@ -130,6 +130,8 @@ def suite() -> None:
 
     from minicf import rng, scoring
     from minicf.backends import base
+    from minicf.backends.cuda import top
+    from minicf.backends.cuda.per_rating import PerRating
     from minicf.models import DotBias, Hybrid, Net
     from minicf.optim import SGD, Adam
     from tests import cases
@@ -169,7 +171,7 @@ def suite() -> None:
 
         user, item, rating = many.ratings()
         weights, order = many.weights(DotBias(3)), many.orders()[0]
-        program = module.PerRating(DotBias(3), per_rating, weights, "float64", 3)
+        program = PerRating(DotBias(3), per_rating, weights, "float64", 3)
         tiled = program.tiled(cupy.asarray(user), cupy.asarray(item), cupy.asarray(order))[0].get()
         errors = program.train_cut(user, item, rating, order, 0.01).loss
         expected = base.compile(DotBias(3), per_rating, weights, 0, "float64")
@@ -182,7 +184,7 @@ def suite() -> None:
         scores = random.randint(0, 40, (5, 200)).astype(np.float32)
         skip = scoring.Skip.of(*np.nonzero(random.uniform(size=scores.shape) < 0.2), 5)
         lists = []
-        for select, given in ((scoring.select, scores.copy()), (module.select, cupy.asarray(scores))):
+        for select, given in ((scoring.select, scores.copy()), (top.select, cupy.asarray(scores))):
             index, best = np.empty((5, 40), np.int32), np.empty((5, 40), np.float32)
             select(given, skip, 40, index, best)
             lists.append((index, best))
@@ -192,9 +194,9 @@ def suite() -> None:
 
 def attempt(name: str, report: int) -> None:
     """In a child process: run the suite on a mutant and write how it was caught, if it was."""
-    source = cupy_gpu.source()
+    source = device.source()
     text = source if name == "none" else MUTANTS[name].apply(source)
-    module: Any = cupy_gpu
+    module: Any = device
     module.source = lambda: text
     try:
         suite()

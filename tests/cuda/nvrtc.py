@@ -1,4 +1,4 @@
-"""Compiles kernels.cu for real GPUs, which needs NVRTC but no driver: `pip install nvidia-cuda-nvrtc`.
+"""Compiles the kernels for real GPUs, which needs NVRTC but no driver: `pip install nvidia-cuda-nvrtc`.
 
 ``python -m tests.cuda.nvrtc`` prints the registers of every kernel and variant.
 """
@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minicf.backends import cupy_gpu
+from minicf.backends.cuda import device
 
 ARCHITECTURES = (75, 80, 90, 100, 120)
 
-# Setup fields by variant: kind 0 SGD, 1 momentum, 2 Adam; decay 0 none, 1 l2, 2 per rating, 3 decoupled.
+# Setup fields by variant. kind: 0 SGD, 1 momentum, 2 Adam; decay_kind: 0 none, 1 l2, 2 per rating, 3 decoupled;
+# loss: 0 squared error, 1 logistic.
 VARIANTS: dict[str, tuple[dict[str, int], str, bool]] = {
     "adam-l2-range": ({"kind": 2, "decay_kind": 1, "range": 1, "stride": 52}, "float32", True),
     "adamw": ({"kind": 2, "decay_kind": 3, "stride": 68}, "float32", False),
@@ -29,9 +30,10 @@ VARIANTS: dict[str, tuple[dict[str, int], str, bool]] = {
     "sgd-half": ({"decay_kind": 2, "sparse": 1, "stride": 132}, "float16", False),
     "adam-l2-512": ({"kind": 2, "decay_kind": 1, "range": 1, "stride": 516}, "float32", False),
     "adamw-512": ({"kind": 2, "decay_kind": 3, "range": 1, "stride": 516}, "float32", False),
+    "logistic-range": ({"kind": 2, "decay_kind": 1, "range": 1, "loss": 1, "stride": 52}, "float32", True),
     "momentum-float64": ({"kind": 1, "decay_kind": 1, "stride": 52}, "float64", True),
 }
-"""What compiled programs differ in: the optimiser, the width of a row, the type, whether they have nets."""
+"""What compiled programs differ in: the optimizer, the loss, the width of a row, the type, whether they have nets."""
 
 
 class Kernel(NamedTuple):
@@ -61,7 +63,7 @@ def compile_for(architecture: int, options: tuple[str, ...]) -> list[Kernel]:
     program = ctypes.c_void_p()
     arguments = [f"-arch=sm_{architecture}", "-ftz=true", "--ptxas-options=-v", *options]  # -ftz as CuPy adds it
     array = (ctypes.c_char_p * len(arguments))(*(x.encode() for x in arguments))
-    if nvrtc.nvrtcCreateProgram(ctypes.byref(program), cupy_gpu.source().encode(), b"kernels.cu", 0, None, None):
+    if nvrtc.nvrtcCreateProgram(ctypes.byref(program), device.source().encode(), b"minicf.cu", 0, None, None):
         raise RuntimeError("NVRTC cannot start")
     status = nvrtc.nvrtcCompileProgram(program, len(arguments), array)
     size = ctypes.c_size_t()
@@ -85,11 +87,11 @@ def compile_for(architecture: int, options: tuple[str, ...]) -> list[Kernel]:
 def variant(name: str) -> tuple[str, ...]:
     """The options with which the backend would compile it."""
     fields, dtype, nets = VARIANTS[name]
-    setup = np.zeros((), cupy_gpu.SETUP)
+    setup = np.zeros((), device.SETUP)
     for field, value in fields.items():
         setup[field] = value
     half = dtype == "float16"
-    return cupy_gpu.options(setup, np.dtype("float32" if half else dtype), cupy_gpu.THREADS, nets, half)
+    return device.options(setup, np.dtype("float32" if half else dtype), device.THREADS, nets, half)
 
 
 if __name__ == "__main__":

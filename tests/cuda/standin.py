@@ -130,7 +130,7 @@ def _operator(name: str) -> Any:
 OPERATORS = """add radd sub rsub mul rmul truediv rtruediv floordiv mod pow neg matmul lt le gt ge eq ne and or xor
 rshift lshift invert abs rxor ror rand"""
 FUNCTIONS = """zeros_like empty_like arange concatenate tanh sqrt maximum isfinite bincount cumsum exp where square
-full ones broadcast_to repeat tile ascontiguousarray"""
+full ones broadcast_to repeat tile ascontiguousarray stack abs log1p eye sign"""
 
 for _name in OPERATORS.split():
     setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
@@ -199,7 +199,7 @@ class OutOfMemoryError(MemoryError):
 # --- kernels ------------------------------------------------------------------------------------------------------
 
 
-SPECIALISING = ("-DKIND=", "-DDECAY=", "-DNESTEROV=", "-DSPARSE=", "-DRANGE=")
+SPECIALISING = ("-DKIND=", "-DDECAY=", "-DNESTEROV=", "-DSPARSE=", "-DRANGE=", "-DLOSS=")
 keep_specialisation = [False]
 """Whether kernels are built for one optimiser, as on a device, or for all, so that tests share a build."""
 
@@ -376,6 +376,7 @@ def make() -> types.ModuleType:
     def add_at(target: ndarray, index: ndarray, values: ndarray) -> None:
         np.add.at(_bare(target), _bare(index), _bare(values))
 
+    cupy.linalg = types.SimpleNamespace(solve=lambda a, b: ndarray(np.linalg.solve(_bare(a), _bare(b))))  # type: ignore[attr-defined]
     cupy.add = types.SimpleNamespace(at=add_at)  # type: ignore[attr-defined]
     cupy.cuda = types.ModuleType("cupy.cuda")  # type: ignore[attr-defined]
     cuda = cupy.cuda
@@ -416,7 +417,7 @@ on_device = [False]
 
 @contextmanager
 def emulated(path: str = "resident", processors: int = 3, threads: int = 64) -> Any:
-    """The backend on the stand-in, steered into one of its ways of training; yields its module.
+    """Run the backend on the stand-in, in one of its ways of training; yields its package.
 
     Parameters
     ----------
@@ -425,22 +426,22 @@ def emulated(path: str = "resident", processors: int = 3, threads: int = 64) -> 
     processors, threads : int
         The launch geometry, on which no result may depend.
     """
-    from minicf.backends import cupy_gpu
+    from minicf.backends import cuda
+    from minicf.backends.cuda import device, tables
 
-    module: Any = cupy_gpu
-    constants = {
+    constants: dict[str, Any] = {
         "THREADS": threads, "SMALL_BATCH": 0 if path == "large" else 1024, "SWEEP": 3, "PROCESSORS": processors,
     }  # fmt: skip
-    before = {name: getattr(module, name) for name in constants}, dict(device_attributes), module.Tables.resident
+    before = {name: getattr(device, name) for name in constants}, dict(device_attributes), tables.Tables.resident
     try:
         for name, value in constants.items():
-            setattr(module, name, value)
+            setattr(device, name, value)
         device_attributes["MultiProcessorCount"] = processors
-        module.Tables.resident = path == "resident"
+        tables.Tables.resident = path == "resident"
         with nullcontext() if on_device[0] else installed():
-            yield module
+            yield cuda
     finally:
         for name, value in before[0].items():
-            setattr(module, name, value)
+            setattr(device, name, value)
         device_attributes.update(before[1])
-        module.Tables.resident = before[2]
+        tables.Tables.resident = before[2]
