@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from itertools import combinations, pairwise
@@ -13,7 +14,24 @@ import pandas as pd
 import pytest
 from sklearn.decomposition import PCA
 
-from minicf import SGD, Adam, CosineRestarts, Dot, DotBias, Hybrid, Net, Ratings, Trainer, explain, load_movielens
+from minicf import (
+    SGD,
+    Adam,
+    CosineRestarts,
+    Dot,
+    DotBias,
+    Hybrid,
+    Net,
+    Ratings,
+    Recommender,
+    Trainer,
+    explain,
+    load_movielens,
+)
+from minicf.data import UnknownIdError
+from minicf.explain import pictures, source
+from minicf.models import Model
+from minicf.train import History
 
 N_USERS, N_ITEMS = 23, 31
 RANGE = (0.5, 5.0)
@@ -90,7 +108,7 @@ def test_a_model_without_biases_is_asked_by_its_predictions(name: str, ratings: 
 
 
 def test_means_over_many_users_take_a_sample(monkeypatch: pytest.MonkeyPatch, ratings: Ratings) -> None:
-    monkeypatch.setattr(explain, "SAMPLE", 5)
+    monkeypatch.setattr(source, "SAMPLE", 5)
     trainer = trained("net")
     users = [0, 6, 11, 16, 22]  # evenly spread, both ends included (5.5 rounds to even)
     table = explain.bias_table(trainer, ratings, top=None)
@@ -367,9 +385,9 @@ def test_labels_of_the_map_do_not_overlap(labels: int, ratings: Ratings, pyplot:
 
 def test_half_of_the_labels_go_to_the_best_known(ratings: Ratings, pyplot: Any) -> None:
     x, y = np.array([0.0, 0.1, 0.2, 5.0, -4.0]), np.array([0.0, 0.1, 0.0, 0.2, 0.1])
-    np.testing.assert_array_equal(explain._to_label(x, y, 4), [0, 1, 3, 4])
-    np.testing.assert_array_equal(explain._to_label(x, y, 99), [0, 1, 2, 3, 4])
-    assert len(explain._to_label(x, y, 0)) == 0
+    np.testing.assert_array_equal(pictures.points_to_label(x, y, 4), [0, 1, 3, 4])
+    np.testing.assert_array_equal(pictures.points_to_label(x, y, 99), [0, 1, 2, 3, 4])
+    assert len(pictures.points_to_label(x, y, 0)) == 0
     _, ax = explain.item_map(trained("bias"), ratings, labels=0, ax=True)
     assert not ax.texts
 
@@ -386,6 +404,209 @@ def test_half_of_the_labels_go_to_the_best_known(ratings: Ratings, pyplot: Any) 
 def test_short_titles_keep_the_year(title: str, width: int, short: str) -> None:
     assert explain.short_title(title, width) == short
     assert len(short) <= width
+
+
+# --- whose ratings --------------------------------------------------------------------------------------------------
+
+
+def fitted(ratings: Ratings, **options: Any) -> Recommender:
+    return Recommender(n_factors=3, epochs=2, backend="numpy", **options).fit(ratings)
+
+
+def rated(user: list[int], item: list[int]) -> Ratings:
+    """Ratings of these ids, each item's title its id in words."""
+    frame = pd.DataFrame({"userId": user, "movieId": item, "rating": 1.0 + np.arange(len(user)) % 5})
+    return Ratings.from_frame(frame, titles={i: f"Movie {i}" for i in sorted(set(item))})
+
+
+TABLES = {
+    "bias_table": lambda model, ratings: explain.bias_table(model, ratings),
+    "components": lambda model, ratings: explain.components(model, ratings, n=2).scores,
+    "item_map": lambda model, ratings: explain.item_map(model, ratings),
+    "nearest_items": lambda model, ratings: explain.nearest_items(model, ratings, int(ratings.item[0])),
+}
+
+
+def test_ids_are_asked_and_not_counts(caplog: pytest.LogCaptureFixture) -> None:
+    """Users 1, 2 and 3 against users 2, 3 and 4, items likewise: as many, and only some of them the same."""
+    mine = rated([1, 1, 1, 2, 2, 3], [10, 20, 30, 20, 30, 30])
+    other = rated([2, 2, 2, 3, 3, 4], [20, 30, 40, 20, 30, 30])
+    assert (mine.n_users, mine.n_items) == (other.n_users, other.n_items)
+    model = fitted(mine)
+    bias = model.factors("item").set_index("movieId").bias
+    with caplog.at_level(logging.INFO, "minicf"):
+        table = explain.bias_table(model, other, top=None)
+    assert set(table.index) == {20, 30}, "40 is not known"
+    for item in (20, 30):
+        assert table.title[item] == f"Movie {item}"
+        assert table.bias[item] == bias[item]
+        assert table.item[item] == other.items.index(item), "the index is that of the ratings given"
+    assert table.ratings.to_dict() == {20: 2, 30: 2}, "user 4 is not known"
+    assert [record.getMessage() for record in caplog.records if "left out" in record.getMessage()] == [
+        "2 of 6 ratings left out: of users or items that the model does not know"
+    ]
+
+
+@pytest.mark.parametrize("call", sorted(TABLES))
+def test_a_table_of_other_ids_is_refused(call: str) -> None:
+    mine, other = rated([1, 1, 2, 2], [10, 20, 20, 30]), rated([3, 3, 4, 4], [40, 50, 50, 60])
+    with pytest.raises(ValueError, match="none of the 4 ratings is of a user and an item that the model knows"):
+        TABLES[call](fitted(mine), other)
+    text = Ratings.from_frame(mine.frame().astype({"userId": str, "movieId": str}))
+    with pytest.raises(ValueError, match="the first user and item are '1' and '10', in the model 1 and 10"):
+        TABLES[call](fitted(mine), text)
+
+
+@pytest.mark.parametrize(
+    ("user", "item", "words"),
+    [
+        ([2, 2, 3, 3], [10, 20, 20, 30], "user ids of the ratings .* index 0 is id 2, in the model 1;"),
+        ([1, 1, 2, 2], [10, 20, 20, 40], "item ids of the ratings .* index 2 is id 40, in the model 30;"),
+        ([1, 1, 2, 3], [10, 20, 20, 30], "user ids of the ratings .* there are 3, in the model 2;"),
+    ],
+)
+def test_a_trainer_that_knows_ids_refuses_others(user: list[int], item: list[int], words: str) -> None:
+    mine, model = rated([1, 1, 2, 2], [10, 20, 20, 30]), DotBias(2)
+    weights = model.init_weights(2, 3)
+    trainer = SimpleNamespace(model=model, weights=weights, history=History(), users=mine.users, items=mine.items)
+    table = explain.bias_table(trainer, mine)
+    pd.testing.assert_frame_equal(explain.bias_table(SimpleNamespace(trainer_=trainer), mine), table)
+    assert list(explain.bias_table(trainer, mine.take([0, 1])).title.sort_values()) == ["Movie 10", "Movie 20"]
+    with pytest.raises(ValueError, match=words):
+        explain.bias_table(trainer, rated(user, item))
+
+
+@pytest.mark.parametrize("call", sorted(TABLES))
+@pytest.mark.parametrize("model", ["dot_bias", "net"])
+def test_a_recommender_takes_the_table_that_it_was_fitted_on(model: str, call: str, ratings: Ratings) -> None:
+    """The whole table, of which it knows what its split rated; the split; a subset; also with users folded in later."""
+    train = ratings.take((ratings.item != 4) & (ratings.user != 0))  # item 4 and user 0 stay unknown
+    recommender = fitted(train, model=model)
+    assert len(recommender.items_) < ratings.n_items
+    expected = TABLES[call](recommender, Ratings.from_frame(train.frame()))
+    first = dict(zip(ratings.items.ids.tolist(), ratings.titles, strict=True))
+    for given in (train, ratings, ratings.take(np.arange(0, len(ratings), 2))):
+        table = TABLES[call](recommender, given)
+        assert set(table.index) <= set(recommender.items_.ids.tolist())
+        assert (ratings.items.ids[table.item] == table.index).all()
+        for id, title in table.title.items():
+            assert title == (first[id] or str(id))
+    same = TABLES[call](recommender, train)
+    if call == "nearest_items":
+        pd.testing.assert_series_equal(same.similarity, expected.similarity)
+    else:
+        columns = [name for name in expected.columns if name not in ("item", "title")]
+        pd.testing.assert_frame_equal(same[columns], expected[columns])
+    if model == "dot_bias":
+        recommender.fold_in({100 + 7 * 9: 4.0, 100 + 7 * 12: 2.0}, id=1)  # comes first: all rows move
+        pd.testing.assert_frame_equal(TABLES[call](recommender, train), same)
+
+
+def test_an_index_is_that_of_the_ratings_given(ratings: Ratings) -> None:
+    train = ratings.take(ratings.item != 4)
+    recommender = fitted(train)
+    table = explain.nearest_items(recommender, ratings, 5, n=3, top=None)
+    similar = recommender.similar_items(ratings.items.ids[5], n=3)
+    assert list(table.index) == list(similar.similar_movieId)
+    assert list(table.item) == list(ratings.items.index(similar.similar_movieId))
+    with pytest.raises(UnknownIdError, match=r"item is 4 \(id 128\); it must be an item that the model was trained on"):
+        explain.nearest_items(recommender, ratings, 4)
+    with pytest.raises(IndexError, match="item is 31; the ratings have 31 items, 0 … 30"):
+        explain.nearest_items(recommender, ratings, 31)
+    # Of the model where no ratings are given.
+    user, item = (int(x.ids[3]) for x in (recommender.users_, recommender.items_))
+    pair = pd.DataFrame({"userId": [user], "movieId": [item]})
+    assert explain.score_parts(recommender, 3, 3).prediction == pytest.approx(recommender.predict(pair)[0], rel=1e-5)
+    with pytest.raises(IndexError, match="item is 30; the model has 30 items, 0 … 29"):
+        explain.score_parts(recommender, 0, 30)
+
+
+def test_learning_curves_of_a_recommender_are_its_history(ratings: Ratings, pyplot: Any) -> None:
+    recommender = fitted(ratings)
+    table, ax = explain.learning_curves({"mine": recommender}, ax=True)
+    pd.testing.assert_frame_equal(table.drop(columns="run"), recommender.history_)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), recommender.history_.train_mse)
+    holder = SimpleNamespace(trainer_=recommender)
+    assert len(explain.learning_curves([recommender, holder])) == 4
+    with pytest.raises(ValueError, match="it must hold at least one model per run"):
+        explain.learning_curves({"none": []})
+
+
+def test_explaining_does_not_change_a_recommender(ratings: Ratings) -> None:
+    recommender = fitted(ratings)
+    before = {name: value.copy() for name, value in recommender.weights_.items()}
+    for call in TABLES.values():
+        call(recommender, ratings)
+    curves = explain.learning_curves(recommender)
+    curves["train_mse"] = 0.0
+    explain.score_parts(recommender, 0, 0)
+    assert (recommender.history_.train_mse > 0).all()
+    for name, value in recommender.weights_.items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+# --- models of the caller's own ---------------------------------------------------------------------------------------
+
+
+class Distance(Model):
+    """Predicts by the distance between user and item; of no kind that the package knows."""
+
+    n_factors, rating_range, init, global_mean = 4, None, ("normal", 0.0, 0.7), 0.0
+
+    def shapes(self, n_users: int, n_items: int) -> dict[str, tuple[int, ...]]:
+        return {"user_factors": (n_users, 4), "item_factors": (n_items, 4)}
+
+    def forward(self, w: Any, user: Any, item: Any, masks: Any = None) -> Any:
+        return 5.0 - np.square(w["user_factors"][user] - w["item_factors"][item]).sum(axis=1), None
+
+
+class Only(Distance):
+    """Nothing but a number for each user and each item."""
+
+    def shapes(self, n_users: int, n_items: int) -> dict[str, tuple[int, ...]]:
+        return {"user_bias": (n_users,), "item_bias": (n_items,)}
+
+    def forward(self, w: Any, user: Any, item: Any, masks: Any = None) -> Any:
+        return w["user_bias"][user] * w["item_bias"][item], None
+
+
+class Negative(DotBias):
+    """A dot product that predicts in another way: its biases and factors mean the contrary."""
+
+    def forward(self, w: Any, user: Any, item: Any, masks: Any = None) -> Any:
+        y, cache = super().forward(w, user, item, masks)
+        return -y, cache
+
+
+OWN: dict[str, Model] = {"distance": Distance(), "only": Only(), "negative": Negative(4)}
+
+
+def own(name: str) -> Trainer:
+    rng = np.random.default_rng(3)
+    weights = {key: rng.normal(0, 0.7, shape) for key, shape in OWN[name].shapes(N_USERS, N_ITEMS).items()}
+    return Trainer(OWN[name], SGD(0.1), backend="numpy", dtype="float64", weights=weights)
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_a_model_of_ones_own_is_asked_by_its_predictions(name: str, ratings: Ratings) -> None:
+    trainer = own(name)
+    y = predictions(trainer)
+    table = explain.bias_table(trainer, ratings, top=None)
+    np.testing.assert_allclose(table.mean_prediction, y.mean(axis=0)[table.item], rtol=1e-12)
+    left = y - y.mean(axis=0) - y.mean(axis=1, keepdims=True) + y.mean()
+    cosine = left.T @ left[:, 5] / np.linalg.norm(left, axis=0) / np.linalg.norm(left[:, 5])
+    near = explain.nearest_items(trainer, ratings, 5, top=None)
+    np.testing.assert_allclose(near.similarity, cosine[near.item], rtol=1e-9)
+    found = explain.score_parts(trainer, 3, 17)
+    assert found.score == found.prediction == pytest.approx(y[3, 17], rel=1e-12)
+    assert list(found.parts.part) == ["mean", "user", "item", "user and item"]
+    if name == "only":
+        with pytest.raises(
+            ValueError, match=r"must have a table item_factors .* \(its weights are user_bias, item_bias"
+        ):
+            explain.components(trainer, ratings)
+    else:
+        assert len(explain.item_map(trainer, ratings)) == N_ITEMS
 
 
 # --- doors ----------------------------------------------------------------------------------------------------------
@@ -409,8 +630,14 @@ def test_bad_arguments_are_named(ratings: Ratings, pyplot: Any) -> None:
         explain.bias_table(trainer, Ratings([0, 1], [0, 0], [1.0, 2.0]))
     with pytest.raises(ValueError, match="top is 0"):
         explain.bias_table(trainer, ratings, top=0)
+    with pytest.raises(TypeError, match=r"model is a Recommender; it must be .* a fitted Recommender"):
+        explain.bias_table(Recommender(), ratings)
     with pytest.raises(IndexError, match="item is 31; the model has 31 items, 0 … 30"):
         explain.score_parts(trainer, 0, 31)
+    with pytest.raises(TypeError, match=r"user is True; it must be an index, the Vocabulary of users\.index"):
+        explain.score_parts(trainer, True, 3)
+    with pytest.raises(ValueError, match="ends is -1"):
+        explain.components(trainer, ratings, ends=-1)
     with pytest.raises(TypeError, match=r"item is '100'; it must be an index, ratings\.items\.index"):
         explain.nearest_items(trainer, ratings, "100")
     with pytest.raises(TypeError, match="ax is 'new'; it must be matplotlib axes"):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from minicf import SGD, DotBias, Hybrid, Net, Ratings, Trainer, explain, load_movielens
+from minicf import SGD, DotBias, Hybrid, Net, Ratings, Recommender, Trainer, explain, load_movielens
 from minicf.models import Model
 
 pytest.importorskip("plotly", reason="the page needs plotly: pip install 'minicf[explore]'")
@@ -304,6 +304,47 @@ def test_the_page_of_the_real_set_is_small_and_opens(browser: Any, tmp_path: Pat
     type_in(browser, "shawshank").send_keys("\n")
     assert texts(browser, "#item h2") == ["Shawshank Redemption, The (1994)"]
     assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def test_only_models_whose_formula_the_page_has_are_taken(ratings: Ratings, tmp_path: Path) -> None:
+    class Negative(DotBias):
+        def forward(self, w: Any, user: Any, item: Any, masks: Any = None) -> Any:
+            y, cache = super().forward(w, user, item, masks)
+            return -y, cache
+
+    class Mine(Model):
+        n_factors, rating_range, init, global_mean = 4, None, ("normal", 0.0, 0.7), 0.0
+
+        def shapes(self, n_users: int, n_items: int) -> dict[str, tuple[int, ...]]:
+            return {"user_factors": (n_users, 4), "item_factors": (n_items, 4)}
+
+    heads = {"dot": (DotBias(4), 0.2), "mine": (Negative(4), 1.0)}
+    named = {"Negative": Negative(4), "Mine": Mine(), "Hybrid with the output head Negative": Hybrid(heads)}
+    for name, model in named.items():
+        trainer = Trainer(model, SGD(0.1), backend="numpy", weights=model.init_weights(N_USERS, N_ITEMS))
+        with pytest.raises(
+            TypeError, match=rf"model is a {name}; it must be a Dot.*the page repeats the model's formula"
+        ):
+            explain.explore(trainer, ratings, tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recommender_and_the_table_that_it_was_fitted_on(browser: Any, ratings: Ratings, tmp_path: Path) -> None:
+    """It knows neither item 59, the most rated, nor user 0: what the page shows are its own items and predictions."""
+    known = ratings.take((ratings.item != 59) & (ratings.user != 0))
+    recommender = Recommender(n_factors=3, epochs=2, backend="numpy").fit(known)
+    path = explain.explore(recommender, ratings, tmp_path / "page.html")
+    browser.get(path.as_uri())
+    wait(lambda: browser.execute_script("return window.ready === true"), "the page to be ready")
+    assert texts(browser, "#about")[0].startswith(f"59 items, {len(known)} ratings by 11 users.")
+    assert not [text for text in texts(browser, "#user option") if text.startswith("500 ")]
+    type_in(browser, "film 59 (1999)")
+    assert texts(browser, "#found") == ["no such title"]
+    type_in(browser, "film 41").send_keys("\n")
+    choose(browser, "user", f"{ratings.users.ids[5]} (")
+    total = texts(browser, "#item tr.sum td")
+    pair = pd.DataFrame({"userId": ratings.users.ids[[5]], "movieId": ratings.items.ids[[41]]})
+    assert float(total[1]) == pytest.approx(recommender.predict(pair)[0], abs=0.0055)
 
 
 def test_bad_arguments_are_named(ratings: Ratings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
