@@ -19,7 +19,8 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 import numpy as np
 
 from minicf import SGD, DotBias, Ratings, load_movielens
-from minicf.recommender import Recommender, _rated
+from minicf.recommender import Recommender
+from minicf.recommender.inputs import rated_only
 
 RECORD = Path(__file__).parent / "results" / "defaults.csv"
 
@@ -54,7 +55,7 @@ def synthetic(n_users: int, n_items: int, n: int, levels: np.ndarray, rank: int,
     low, high = levels[0], levels[-1]
     wanted = low + (high - low) * (0.65 + z / 4.5)
     edges = (levels[1:] + levels[:-1]) / 2
-    return _rated(Ratings(user, item, levels[np.searchsorted(edges, wanted)].astype(float)))
+    return rated_only(Ratings(user, item, levels[np.searchsorted(edges, wanted)].astype(float)))
 
 
 def sets() -> dict[str, list[tuple[Ratings, Ratings]]]:

@@ -1,7 +1,7 @@
-"""The command line: ``minicf train``, ``evaluate``, ``recommend``, ``similar``, ``explore``, ``doctor``.
+"""Run the command line: ``minicf train``, ``evaluate``, ``recommend``, ``similar``, ``explore``, ``doctor``.
 
-Tables are CSV, in and out; ``-`` is standard input or output. What is no result goes to standard error. The exit code
-is 0, 1 for an error (told in one line), 2 for arguments that make no sense, 130 after Ctrl-C.
+Tables are CSV, in and out; ``-`` is standard input or output. Only results go to standard output, all messages to
+standard error. The exit code is 0, 1 for an error (one line), 2 for invalid arguments, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ COLUMNS = {"user": "userId", "item": "movieId", "rating": "rating"}
 
 
 class _Failure(Exception):
-    """What the user can mend."""
+    """Report an error that the user can correct."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code."""
+    """Run a command and return its exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="minicf: %(message)s")
     warnings.showwarning = lambda message, *_, **__: print(f"minicf: warning: {message}", file=sys.stderr)
@@ -37,12 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader had enough (`| head`). Python would complain once more when it closes the stream.
+        # The reader has stopped (`| head`). Python would report it again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         path = getattr(options, "output", "-")
-        kept = "" if path == "-" else f"; {path} was not written, what was there before is as it was"
-        print(f"minicf: interrupted{kept}", file=sys.stderr)
+        unchanged = "" if path == "-" else f"; {path} was not written, an earlier file is unchanged"
+        print(f"minicf: interrupted{unchanged}", file=sys.stderr)
         return 130
     except (_Failure, ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError) as error:
         if options.traceback:
@@ -59,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "minicf",
         description="Collaborative filtering from a file of ratings.",
-        epilog="First train a model, `minicf train ratings.csv -o model.npz`, then ask it: "
-        "`minicf recommend model.npz --user ID`. `minicf COMMAND --help` says more about each.",
+        epilog="First train a model, `minicf train ratings.csv -o model.npz`, then use it: "
+        "`minicf recommend model.npz --user ID`. `minicf COMMAND --help` describes each command.",
     )
     parser.add_argument("--version", action="version", version=f"minicf {__version__}")
     commands = parser.add_subparsers(required=True, dest="command")
@@ -68,69 +68,71 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        sub.add_argument("--verbose", action="store_true", help="tell more on standard error")
-        sub.add_argument("--traceback", action="store_true", help="show where an error came from")
+        sub.add_argument("--verbose", action="store_true", help="show more messages on standard error")
+        sub.add_argument("--traceback", action="store_true", help="show the traceback of an error")
         return sub
 
     def columns(sub: argparse.ArgumentParser) -> None:
         for role, name in COLUMNS.items():
             sub.add_argument(f"--{role}-column", default=name, metavar="NAME", help=f"column of {role}s ({name})")
 
-    sub = command("train", _train, "Train on a CSV of ratings and save the model.")
+    sub = command("train", _train, "Train on a CSV file of ratings and save the model.")
     sub.add_argument(
         "ratings",
         help="CSV file in UTF-8, separated by commas, semicolons or tabs; - for standard input; "
-        "'movielens' for the packaged set",
+        "'movielens' for the packaged data set",
     )
-    sub.add_argument("-o", "--output", required=True, metavar="FILE", help="file of the model, .npz")
+    sub.add_argument("-o", "--output", required=True, metavar="FILE", help="file for the model, .npz")
     columns(sub)
-    sub.add_argument("--titles", metavar="CSV", help="CSV file of items: the item column and 'title'")
+    sub.add_argument("--titles", metavar="CSV", help="CSV file of items with the item column and 'title'")
     sub.add_argument("--model", default="dot_bias", choices=("dot_bias", "dot", "net", "hybrid"), help="(dot_bias)")
     sub.add_argument("--factors", type=int, metavar="K", help="length of an embedding (128)")
-    sub.add_argument("--epochs", type=int, metavar="N", help="times through the ratings (40; net and hybrid 10)")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and order (0)")
+    sub.add_argument("--epochs", type=int, metavar="N", help="passes through the ratings (40; net and hybrid 10)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of weights and order of ratings (0)")
     sub.add_argument(
         "--backend", default="auto", metavar="NAME", help="auto (the fastest that runs here), numpy, numba or cupy"
     )
     sub.add_argument(
         "--duplicates", default="error", choices=("error", "last", "mean"),
-        help="where a user rated an item more than once: refuse, take the last, or the mean (error)",
+        help="repeated ratings of an item by a user: refuse, take the last, or the mean (error)",
     )  # fmt: skip
-    sub.add_argument("--no-seen", action="store_true", help="do not store what each user has rated")
+    sub.add_argument("--no-seen", action="store_true", help="do not save the seen items of each user")
 
-    sub = command("evaluate", _evaluate, "Errors of a model on a CSV of ratings, and how good its lists are.")
+    sub = command("evaluate", _evaluate, "Measure the errors of a model on a CSV file of ratings, and its lists.")
     sub.add_argument("model")
     sub.add_argument(
         "ratings",
-        help="CSV file of ratings that were not trained on (lists leave those out, and so would find none of them); "
+        help="CSV file of held-out ratings (lists leave the seen items of training out, so they would find none); "
         "- for standard input",
     )
     sub.add_argument("-k", type=int, default=10, help="length of the lists (10)")
 
-    sub = command("recommend", _recommend, "The best items for users.")
+    sub = command("recommend", _recommend, "Recommend the best items to users.")
     sub.add_argument("model")
     who = sub.add_mutually_exclusive_group(required=True)
     who.add_argument("--user", action="append", metavar="ID", help="may be given several times")
-    who.add_argument("--all", action="store_true", help="every user that the model knows")
-    who.add_argument("--new", metavar="CSV", help="ratings of one new user: item and rating columns; - for stdin")
-    sub.add_argument("-n", type=int, default=10, help="items for each (10)")
-    sub.add_argument("--with-seen", action="store_true", help="also what the user has rated")
+    who.add_argument("--all", action="store_true", help="all known users")
+    who.add_argument(
+        "--new", metavar="CSV", help="ratings of a new user: item and rating columns; - for standard input"
+    )
+    sub.add_argument("-n", type=int, default=10, help="items per user (10)")
+    sub.add_argument("--with-seen", action="store_true", help="also recommend seen items")
     sub.add_argument("-o", "--output", default="-", help="CSV file (standard output)")
 
-    sub = command("similar", _similar, "The items most like an item.")
+    sub = command("similar", _similar, "Find the items most similar to an item.")
     sub.add_argument("model")
     what = sub.add_mutually_exclusive_group(required=True)
     what.add_argument("--item", metavar="ID")
-    what.add_argument("--title", help="the title, or a part of it that only one has")
+    what.add_argument("--title", help="the title, or a part of it that no other title contains")
     sub.add_argument("-n", type=int, default=10)
     sub.add_argument("-o", "--output", default="-", help="CSV file (standard output)")
 
-    sub = command("explore", _explore, "A page with a map of the items, to be opened in a browser.")
+    sub = command("explore", _explore, "Write a page with a map of the items, for a browser.")
     sub.add_argument("model")
-    sub.add_argument("ratings", help="the CSV that it was trained on; 'movielens' for the packaged set")
-    sub.add_argument("-o", "--output", required=True, help="file of the page, .html")
+    sub.add_argument("ratings", help="the CSV file of training; 'movielens' for the packaged data set")
+    sub.add_argument("-o", "--output", required=True, help="file for the page, .html")
 
-    command("doctor", _doctor, "What this installation runs on, and which backend 'auto' takes.")
+    command("doctor", _doctor, "Show the installation and the backend that 'auto' takes.")
     return parser
 
 
@@ -138,15 +140,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _read(path: str) -> pd.DataFrame:
-    """A CSV, all of it text.
+    """Read a CSV file as a frame of text.
 
-    It has two columns at least: where its header has no comma, the semicolon or tab in it is what separates.
+    It has at least two columns: if its header has no comma, the separator is the semicolon or tab in it.
     """
     text = None
     try:
         if path == "-":
             text = sys.stdin.read()
-        elif os.path.exists(path) and not os.path.isfile(path):  # a pipe is read once
+        elif os.path.exists(path) and not os.path.isfile(path):  # a pipe can be read only once
             with open(path, encoding="utf-8") as file:
                 text = file.read()
 
@@ -162,20 +164,20 @@ def _read(path: str) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             return table(sep=separator, index_col=False)
     except FileNotFoundError:
-        raise _Failure(f"{path} is not there") from None
+        raise _Failure(f"{path} does not exist") from None
     except pd.errors.EmptyDataError:
-        raise _Failure(f"{path} is empty; it must have a header, the names of its columns, and rows") from None
+        raise _Failure(f"{path} is empty; it must have a header with the names of its columns, and rows") from None
     except UnicodeDecodeError as error:
-        raise _Failure(f"{path} is not in UTF-8 ({error}): save it as UTF-8") from None
+        raise _Failure(f"{path} is not in UTF-8 ({error}); it must be saved as UTF-8") from None
     except pd.errors.ParserWarning:
-        raise _Failure(f"{path} has rows longer than its header; put quotes around values with {separator!r}") from None
+        raise _Failure(f"{path} has rows longer than its header; quote values that contain {separator!r}") from None
     except ValueError as error:
         reason = " ".join(str(error).removeprefix("Error tokenizing data. C error: ").split())
-        raise _Failure(f"{path} cannot be read as CSV: {reason}; values with commas need quotes around") from None
+        raise _Failure(f"{path} cannot be read as CSV: {reason}; values with commas must be quoted") from None
 
 
 def _ids(values: pd.Series) -> pd.Series:
-    """Ids stay text unless every one is a plain whole number (so "007" stays "007")."""
+    """Return ids as integers if all of them are plain integers, else as text (so "007" stays "007")."""
     if values.str.fullmatch(r"-?(0|[1-9][0-9]{0,17})").all() and not (values == "-0").any():
         return values.astype("int64")
     return values
@@ -186,7 +188,7 @@ def _table(
 ) -> pd.DataFrame:
     frame = _read(path)
     if missing := [columns[role] for role in needed if columns[role] not in frame.columns]:
-        remedy = "call its columns as those of the training ratings"
+        remedy = "its columns must have the names of the training file"
         if training:
             remedy = "see " + " ".join(f"--{role}-column" for role in needed if columns[role] in missing)
         lacks, has = (", ".join(map(repr, names)) for names in (missing, frame.columns))
@@ -201,15 +203,13 @@ def _table(
             bad, problem = ~np.isfinite(table[columns[role]].to_numpy(dtype=float)), "is not a finite number"
         else:
             table[columns[role]] = _ids(text)
-            bad, problem = (text == "").to_numpy(), "is no id"
+            bad, problem = (text == "").to_numpy(), "is empty"
         if bad.any():
             value = text.iloc[line := int(bad.argmax())]
             comma = role == "rating" and re.fullmatch(r"[+-]?[0-9]+,[0-9]+", value)
-            remedy = (
-                f"write a decimal point, {value.replace(',', '.')}" if comma else "mend such rows or leave them out"
-            )
+            remedy = f"write a decimal point, {value.replace(',', '.')}" if comma else "correct or drop such rows"
             raise _Failure(
-                f"{path}, row {line + 1} (from 1, without the header): the {role} {value!r} {problem} "
+                f"{path}, row {line + 1} (from 1, without the header): {role} {value!r} {problem} "
                 f"({bad.sum():,} of {len(bad):,} rows); {remedy}"
             )
     return pd.DataFrame(table)
@@ -220,27 +220,27 @@ def _names(recommender: Any) -> dict[str, str]:
 
 
 def _as_known(recommender: Any, side: str, text: str) -> Any:
-    """An id from the command line, of the type that the model knows."""
-    vocabulary = recommender._side(side)
+    """Return an id of the command line in the type of the known ids."""
+    vocabulary = recommender.vocabulary(side)
     value: Any = text
     if vocabulary.ids.dtype != object:
         try:
             value = int(text)
         except ValueError:
-            raise _Failure(f"{side} {text!r}: ids of this model are whole numbers") from None
+            raise _Failure(f"{side} is {text!r}; it must be an integer, as the known ids") from None
     if vocabulary.index(value, missing=-1) < 0:
         some = ", ".join(map(repr, vocabulary.ids[:3].tolist()))
-        new = "; --new takes the ratings of somebody new" if side == "user" else ""
-        raise _Failure(f"unknown {side} {value!r}; the model knows {len(vocabulary):,}, such as {some}{new}")
+        new = "; use --new with the ratings of a new user" if side == "user" else ""
+        raise _Failure(f"unknown {side} {value!r}; there are {len(vocabulary):,} known {side}s, such as {some}{new}")
     return value
 
 
 def _match(recommender: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """Id columns of a CSV as the model knows them: a model of text ids reads 10 as "10"."""
+    """Return a table with its ids in the type of the known ids: 10 becomes "10" where these are text."""
     frame = frame.copy()
     for side in ("user", "item"):
         name = getattr(recommender, side)
-        if name in frame and recommender._side(side).ids.dtype == object:
+        if name in frame and recommender.vocabulary(side).ids.dtype == object:
             frame[name] = frame[name].astype(str)
     return frame
 
@@ -265,13 +265,13 @@ def _train(options: argparse.Namespace) -> None:
     columns = {role: getattr(options, f"{role}_column") for role in COLUMNS}
     folder = os.path.dirname(options.output) or "."
     if not os.path.isdir(folder):
-        raise _Failure(f"{folder} is no folder")
+        raise _Failure(f"{folder} is not a folder; --output must be a file in an existing one")
     titles = None
     if options.titles:
         items = _read(options.titles)
         if not {columns["item"], "title"} <= set(items.columns):
             raise _Failure(
-                f"{options.titles} needs the columns {columns['item']} and title; it has {list(items.columns)}"
+                f"{options.titles} has the columns {list(items.columns)}; it must have {columns['item']!r} and 'title'"
             )
         titles = pd.Series(items["title"].to_numpy(), index=_ids(items[columns["item"]]))
     arguments: dict[str, Any] = {} if options.factors is None else {"n_factors": options.factors}
@@ -324,7 +324,7 @@ def _recommend(options: argparse.Namespace) -> None:
         unknown = int((recommender.items_.index(table[recommender.item], missing=-1) < 0).sum())
         recommender.fold_in(table, id=new)
         if unknown:
-            _say(f"{unknown} of {len(table)} ratings in {options.new} are of items unknown to the model, and left out")
+            _say(f"{unknown} of {len(table)} ratings in {options.new} are of unknown items and were left out")
         users = [new]
     else:
         users = [_as_known(recommender, "user", text) for text in options.user]
@@ -342,9 +342,9 @@ def _similar(options: argparse.Namespace) -> None:
 
 
 def _titled(recommender: Any, title: str) -> int:
-    """The item of a title: the same, else the same but for a year behind it, else the only one that contains it."""
+    """Return the row of the item with a title: equal, else equal up to a year at the end, else containing it."""
     if recommender.titles_ is None:
-        raise _Failure("this model has no titles: train with --titles, or ask with --item")
+        raise _Failure("the model has no titles; train with --titles, or use --item")
     titles = [(text or "").casefold() for text in recommender.titles_]
     wanted = title.casefold()
     for found in (
@@ -357,7 +357,7 @@ def _titled(recommender: Any, title: str) -> int:
         if found:
             shown = "; ".join(f"{recommender.items_.ids[i]}: {recommender.titles_[i]}" for i in found[:5])
             raise _Failure(
-                f"{len(found)} titles match {title!r} ({shown}{'; ...' if len(found) > 5 else ''}): use --item"
+                f"{len(found)} titles match {title!r} ({shown}{'; ...' if len(found) > 5 else ''}); use --item"
             )
     raise _Failure(f"no title contains {title!r}")
 
@@ -370,12 +370,12 @@ def _explore(options: argparse.Namespace) -> None:
     ratings: Any = load_movielens()
     if options.ratings != "movielens":
         ratings = _match(recommender, _table(options.ratings, _names(recommender)))
-    table = recommender._ratings(ratings, None)
+    inputs = recommender.inputs
+    table = inputs.ratings(ratings)
     if table.titles is None and recommender.titles_ is not None and len(table.items) == len(recommender.items_):
-        titles = pd.Series(recommender.titles_, index=recommender.items_.ids)
-        table = recommender._ratings(ratings, None, titles)
+        table = inputs.ratings(ratings, titles=pd.Series(recommender.titles_, index=recommender.items_.ids))
     if table.users != recommender.users_ or table.items != recommender.items_:
-        raise _Failure(f"{options.ratings} has other users or items than the model was trained on")
+        raise _Failure(f"{options.ratings} has other users or items than the model; it must be the file of training")
     explore(recommender, table, options.output)
     _say(f"written to {options.output}")
 
@@ -386,7 +386,7 @@ def _load(path: str) -> Any:
     try:
         return load(path)
     except FileNotFoundError:
-        raise _Failure(f"{path} is not there: `minicf train` makes a model") from None
+        raise _Failure(f"{path} does not exist; `minicf train` makes a model") from None
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -398,7 +398,7 @@ def _doctor(options: argparse.Namespace) -> None:
     lines = [
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         *((name, _version(name) or "not installed") for name in packages),
-        ("cores", f"{os.cpu_count()} in the machine, {scoring.threads()} threads will be used"),
+        ("cores", f"{os.cpu_count()} in the machine; number of threads: {scoring.threads()}"),
         *((name, os.environ.get(name, "not set")) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")),
         *(
             (pool["user_api"], f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads")
@@ -412,18 +412,18 @@ def _doctor(options: argparse.Namespace) -> None:
     ]
     lines.append(("cupy packages", ", ".join(sorted(cupy)) or "none"))
     if len(cupy) > 1:
-        lines.append(("warning", "several cupy packages are in each other's way: keep one"))
+        lines.append(("warning", "several cupy packages are installed and conflict; keep one"))
     lines.append(("gpu", _gpu()))
     for name in backends.NAMES:
         try:
             backends.get_backend(name)
             state = "can run"
-        except Exception as error:  # whatever is broken in an installation is what this command is for
+        except Exception as error:  # this command is for broken installations
             state = f"cannot run: {error}"
         lines.append((f"backend {name}", " ".join(state.split())))
     try:
         chosen = backends.get_backend("auto").NAME
-        lines.append(("backend auto", f"takes {chosen}, the first that can run of {', '.join(backends._PREFERENCE)}"))
+        lines.append(("backend auto", f"takes {chosen}, the first that runs here of {', '.join(backends._PREFERENCE)}"))
     except Exception as error:
         lines.append(("backend auto", f"fails: {error}"))
     width = max(len(name) for name, _ in lines)

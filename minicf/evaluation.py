@@ -1,23 +1,22 @@
-"""Cross-validation of a recommender, as a table of folds."""
+"""Cross-validate a recommender, with a table of folds."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.base import clone
 
-from minicf.arguments import check_int, check_seed
-
-if TYPE_CHECKING:
-    from minicf.recommender import Recommender
+from minicf.arguments import check_seed, check_whole
+from minicf.recommender import Recommender
 
 
 def cross_validate(
     recommender: Recommender, X: Any, y: Any = None, *, cv: int = 5, k: int | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """Fit on all folds but one and evaluate on that one, for each in turn.
+    """Fit on all folds but one and evaluate on that one, for each fold in turn.
 
     Parameters
     ----------
@@ -26,25 +25,23 @@ def cross_validate(
     X, y
         As for `Recommender.fit`.
     cv : int
-        Folds; rows are dealt to them at random.
+        Number of folds; rows are assigned to folds at random.
     k : int, optional
-        Also what `Recommender.evaluate` says of lists of k.
+        Also measure lists of k, as `Recommender.evaluate` does.
     seed : int
 
     Returns
     -------
     DataFrame
-        A row a fold, then ``mean`` and ``std``. Columns rmse, mae (and precision, recall, ndcg, map, coverage),
+        One row per fold, then ``mean`` and ``std``. Columns rmse, mae (and precision, recall, ndcg, map, coverage),
         rows_unknown, fit_seconds, test_seconds.
     """
-    from sklearn.base import clone
-
-    if not hasattr(recommender, "_ratings"):
+    if not isinstance(recommender, Recommender):
         raise TypeError(f"recommender is {recommender!r}; it must be a Recommender")
-    cv, seed = check_int("cv", cv, 2), check_seed("seed", seed)
-    ratings = clone(recommender)._ratings(X, y, remember=True)
+    cv, seed = check_whole("cv", cv, 2), check_seed("seed", seed)
+    ratings, _ = recommender.inputs.training(X, y)
     if cv > len(ratings):
-        raise ValueError(f"cv is {cv}; there are {len(ratings)} ratings")
+        raise ValueError(f"cv is {cv}; it must be at most the number of ratings, {len(ratings)}")
     fold_of = np.random.RandomState(seed).permutation(len(ratings)) % cv
     rows = []
     for fold in range(cv):

@@ -1,7 +1,7 @@
-"""How good predictions and lists are: errors, and what of the relevant items a list of k found.
+"""Measure predictions and lists: errors of ratings, and the relevant items that a list of k holds.
 
-For lists, ``hits`` (U, k) says of each user's list, best first, which of its items are relevant; a list that is
-shorter ends in False. ``relevant`` (U,) is how many relevant items the user has in all, at least 1.
+For lists, ``hits`` (U, k) flags the relevant items in each user's list, best first; a shorter list ends in False.
+``relevant`` (U,) is the number of relevant items of each user, in the list or not, at least 1.
 """
 
 from __future__ import annotations
@@ -9,40 +9,40 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from minicf.arguments import check_int, check_unmasked
+from minicf.arguments import check_unmasked, check_whole
 
 Array = NDArray[np.float64]
 
 
 def rmse(rating: ArrayLike, predicted: ArrayLike) -> float:
-    """Root of the mean squared error."""
+    """Return the root mean squared error."""
     return float(np.sqrt(np.mean(_errors(rating, predicted) ** 2)))
 
 
 def mae(rating: ArrayLike, predicted: ArrayLike) -> float:
-    """Mean absolute error."""
+    """Return the mean absolute error."""
     return float(np.mean(np.abs(_errors(rating, predicted))))
 
 
 def precision(hits: ArrayLike, relevant: ArrayLike) -> Array:
-    """Share of the k places that hold a relevant item, one number a user."""
+    """Return the share of the k places that hold a relevant item, one number per user."""
     found, _ = _lists(hits, relevant)
     return found.mean(axis=1)
 
 
 def recall(hits: ArrayLike, relevant: ArrayLike) -> Array:
-    """Share of the user's relevant items that the list holds."""
+    """Return the share of the user's relevant items that the list holds, one number per user."""
     found, total = _lists(hits, relevant)
     return found.sum(axis=1) / total
 
 
 def ndcg(hits: ArrayLike, relevant: ArrayLike) -> Array:
-    """Discounted cumulative gain, relative to the best possible list (Järvelin and Kekäläinen 2002).
+    """Return the discounted cumulative gain, relative to the best possible list (Järvelin and Kekäläinen 2002).
 
     Notes
     -----
-    Place i counts from 1, gain is 1 for a relevant item: DCG = sum_i hit_i / log2(i + 1). The best list has
-    min(relevant, k) hits at its beginning.
+    With places i from 1 and a gain of 1 for a relevant item, DCG = sum_i hit_i / log2(i + 1). The best list starts
+    with min(relevant, k) hits.
     """
     found, total = _lists(hits, relevant)
     k = found.shape[1]
@@ -52,11 +52,11 @@ def ndcg(hits: ArrayLike, relevant: ArrayLike) -> Array:
 
 
 def average_precision(hits: ArrayLike, relevant: ArrayLike) -> Array:
-    """Mean over the relevant items of the precision at the place of each; one that was not found counts 0.
+    """Return the mean over the relevant items of the precision at the place of each; 0 for an item not in the list.
 
     Notes
     -----
-    AP@k = 1 / min(relevant, k) sum_i hit_i (hits up to i) / i. Its mean over users is MAP@k.
+    AP@k = 1 / min(relevant, k) sum_i hit_i (hits up to i) / i. The mean over users is MAP@k.
     """
     found, total = _lists(hits, relevant)
     k = found.shape[1]
@@ -65,8 +65,8 @@ def average_precision(hits: ArrayLike, relevant: ArrayLike) -> Array:
 
 
 def coverage(items: ArrayLike, n_items: int) -> float:
-    """Share of all items that are in at least one list."""
-    n_items = check_int("n_items", n_items, 1)
+    """Return the share of all items that are in at least one list."""
+    n_items = check_whole("n_items", n_items, 1)
     check_unmasked("items", items)
     found = np.unique(np.asarray(items))
     if found.size and not (found.dtype.kind in "iu" and 0 <= found[0] and found[-1] < n_items):
@@ -85,14 +85,14 @@ def _numbers(name: str, values: ArrayLike) -> Array:
 def _errors(rating: ArrayLike, predicted: ArrayLike) -> Array:
     a, b = _numbers("rating", rating), _numbers("predicted", predicted)
     if a.shape != b.shape or a.ndim != 1 or a.size == 0:
-        raise ValueError(f"rating has shape {a.shape} and predicted {b.shape}: they are 1-d, of one length above 0")
+        raise ValueError(f"rating has shape {a.shape} and predicted {b.shape}; they must be (n,), n above 0")
     return b - a
 
 
 def _lists(hits: ArrayLike, relevant: ArrayLike) -> tuple[Array, Array]:
     found, total = _numbers("hits", hits), _numbers("relevant", relevant)
     if found.ndim != 2 or found.shape[1] == 0 or total.shape != found.shape[:1]:
-        raise ValueError(f"hits has shape {found.shape} and relevant {total.shape}: they are (users, k) and (users,)")
+        raise ValueError(f"hits has shape {found.shape}, relevant {total.shape}; they must be (users, k) and (users,)")
     if not ((found == 0) | (found == 1)).all():
         raise ValueError("hits must be True or False, 1 or 0")
     if not ((total >= np.maximum(found.sum(axis=1), 1)) & (total < np.inf)).all():

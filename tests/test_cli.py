@@ -174,7 +174,7 @@ def test_what_is_left_out_of_a_new_list_is_said(model, tmp_path, capsys):
     assert "1 of 2 ratings in" in capsys.readouterr().err
     (tmp_path / "new.csv").write_text("movieId,rating\n1000,50\n")
     assert run("recommend", model, "--new", tmp_path / "new.csv") == 0
-    assert "warning: ratings are 50 … 50, those of training 1 … 5" in capsys.readouterr().err
+    assert "warning: ratings are 50 … 50; they must be on the scale of training, 1 … 5" in capsys.readouterr().err
 
 
 def test_ctrl_c_while_training_leaves_the_file(ratings, tmp_path, capsys, monkeypatch):
@@ -195,13 +195,13 @@ def test_ctrl_c_while_training_leaves_the_file(ratings, tmp_path, capsys, monkey
     ("arguments", "message"),
     [
         (("recommend", "MODEL", "--user", "u1"), "unknown user 'u1'"),
-        (("recommend", "nowhere.npz", "--user", "u1"), "nowhere.npz is not there"),
+        (("recommend", "nowhere.npz", "--user", "u1"), "nowhere.npz does not exist"),
         (("recommend", "RATINGS", "--user", "u1"), "is damaged, or is no minicf file"),
-        (("similar", "MODEL", "--item", "x"), "item 'x': ids of this model are whole numbers"),
+        (("similar", "MODEL", "--item", "x"), "item is 'x'; it must be an integer"),
         (("similar", "MODEL", "--title", "Film"), "15 titles match 'Film'"),
         (("similar", "MODEL", "--title", "Movie"), "no title contains 'Movie'"),
-        (("train", "nowhere.csv", "-o", "m.npz"), "nowhere.csv is not there"),
-        (("train", "RATINGS", "-o", "no/folder/m.npz"), "no/folder is no folder"),
+        (("train", "nowhere.csv", "-o", "m.npz"), "nowhere.csv does not exist"),
+        (("train", "RATINGS", "-o", "no/folder/m.npz"), "no/folder is not a folder"),
         (
             ("train", "RATINGS", "-o", "OUT", "--user-column", "uid"),
             "no column 'uid'; it has 'userId', 'movieId', 'rating'; see --user-column",
@@ -210,25 +210,25 @@ def test_ctrl_c_while_training_leaves_the_file(ratings, tmp_path, capsys, monkey
         (("train", "TWICE", "-o", "OUT"), "are both ratings of item"),
         (
             ("train", "WORDS", "-o", "OUT"),
-            "row 2 (from 1, without the header): the rating 'good' is not a finite number",
+            "row 2 (from 1, without the header): rating 'good' is not a finite number",
         ),
         (
             ("train", "COMMA", "-o", "OUT"),
-            "the rating '4,5' is not a finite number (1 of 1 rows); write a decimal point, 4.5",
+            "rating '4,5' is not a finite number (1 of 1 rows); write a decimal point, 4.5",
         ),
-        (("train", "NOBODY", "-o", "OUT"), "row 2 (from 1, without the header): the user '' is no id (1 of 2 rows)"),
-        (("train", "LONG", "-o", "OUT"), "has rows longer than its header; put quotes around values with ','"),
-        (("train", "LONGER", "-o", "OUT"), "Expected 3 fields in line 3, saw 4; values with commas need quotes"),
+        (("train", "NOBODY", "-o", "OUT"), "row 2 (from 1, without the header): user '' is empty (1 of 2 rows)"),
+        (("train", "LONG", "-o", "OUT"), "has rows longer than its header; quote values that contain ','"),
+        (("train", "LONGER", "-o", "OUT"), "Expected 3 fields in line 3, saw 4; values with commas must be quoted"),
         (
             ("evaluate", "MODEL", "SPACE"),
-            "no column 'movieId'; it has 'userId', ' movieId', 'rating'; call its columns as",
+            "no column 'movieId'; it has 'userId', ' movieId', 'rating'; its columns must have the names",
         ),
         (("train", "SPACE", "-o", "OUT"), "no column 'movieId'; it has 'userId', ' movieId'"),
         (("train", "EMPTY", "-o", "OUT"), "has no rows"),
         (("train", "NOTHING", "-o", "OUT"), "is empty; it must have a header"),
         (("train", "LATIN", "-o", "OUT"), "is not in UTF-8"),
-        (("recommend", "MODEL", "--user", "u1"), "such as 'u100', 'u107', 'u114'; --new takes"),
-        (("similar", "MODEL", "--item", "7"), "unknown item 7; the model knows 15"),
+        (("recommend", "MODEL", "--user", "u1"), "such as 'u100', 'u107', 'u114'; use --new"),
+        (("similar", "MODEL", "--item", "7"), "unknown item 7; there are 15 known items"),
         (("evaluate", "MODEL", "WORDS"), "is not a finite number"),
         (("explore", "MODEL", "EMPTY", "-o", "OUT"), "has no rows"),
     ],

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 import minicf
-from minicf import fold_in, scoring
+from minicf import scoring
 from minicf.data import UnknownIdError
-from minicf.recommender import Recommender
+from minicf.recommender import Recommender, fold_in
 from tests.cases import ALL_MODELS
 
 SIDES = ("user", "item")
@@ -147,15 +147,15 @@ def test_five_ratings_beat_none(movielens):
 
 
 def test_refusals(fitted):
-    with pytest.raises(ValueError, match="user 1 is known already"):
+    with pytest.raises(ValueError, match="user 1 is already known; use partial_fit"):
         fitted.fold_in({1: 5.0}, id=1)
-    with pytest.raises(ValueError, match="ids here are whole numbers, the new ones are text"):
+    with pytest.raises(ValueError, match="new user ids are text; they must be integers"):
         fitted.fold_in({1: 5.0}, id="new")
-    with pytest.raises(ValueError, match="none of its ratings is of a known movieId"):
+    with pytest.raises(ValueError, match="user 9999 has no rating with a known movieId"):
         fitted.fold_in({-5: 5.0}, id=9999)
-    with pytest.raises(TypeError, match=r"give \{movieId: rating\} or a frame"):
+    with pytest.raises(TypeError, match=r"must be a mapping \{movieId: rating\} or a frame"):
         fitted.fold_in([5.0], id=9999)
-    with pytest.raises(ValueError, match="side='film'"):
+    with pytest.raises(ValueError, match="side is 'film'"):
         fitted.fold_in({1: 5.0}, id=9999, side="film")
     with pytest.raises(ValueError, match="no column"):
         fitted.fold_in(pd.DataFrame({"movie": [1]}), id=9999)

@@ -109,7 +109,7 @@ def test_without_what_users_have_seen(tmp_path):
         assert not [name for name in archive.namelist() if "seen" in name]
     again = load(tmp_path / "m.npz")
     user = again.users_.ids[0]
-    with pytest.raises(ValueError, match="say exclude_seen=False"):
+    with pytest.raises(ValueError, match="saved without seen items; use exclude_seen=False"):
         again.recommend(user)
     pd.testing.assert_frame_equal(again.recommend(user, 3, False), first.recommend(user, 3, False))
     again.fold_in({1: 5.0}, id="zz")
@@ -156,11 +156,11 @@ def test_refusals_name_the_file_and_the_reason(tmp_path):
         ({"user_ids.ends": arrays["user_ids.ends"] + 1}, "text"),
     ):
         storage.write(path, "recommender", whole, arrays | changes)
-        with pytest.raises(FileError, match=rf"m\.npz is no whole recommender.*{reason}"):
+        with pytest.raises(FileError, match=rf"m\.npz is not a valid recommender file.*{reason}"):
             load(path)
     for changes in ({"mean": "x"}, {"unit": 0}, {"model": {"kind": "Dot", "n_factors": 2}}, {"rating_range": [5, 1]}):
         storage.write(path, "recommender", whole | changes, arrays)
-        with pytest.raises(FileError, match="no whole recommender"):
+        with pytest.raises(FileError, match="not a valid recommender file"):
             load(path)
     first.save(path)
     with pytest.raises(ValueError, match="backend is 'jax'"):  # not the file's fault

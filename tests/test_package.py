@@ -379,7 +379,11 @@ def test_readme_is_filled_as_marked(tmp_path, monkeypatch):
         page.filled("<!-- run -->\n```python\n1 / 0\n```\n")
 
 
-WITH_EXAMPLES = [path.stem for path in sorted(PACKAGE.glob("*.py")) if ">>>" in path.read_text(encoding="utf-8")]
+WITH_EXAMPLES = [
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if ">>>" in path.read_text(encoding="utf-8")
+]
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)

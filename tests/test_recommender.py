@@ -113,15 +113,15 @@ def test_fit_resets(frame):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"model": "svd"}, "model='svd'"),
+        ({"model": "svd"}, "model is 'svd'"),
         ({"n_factors": 0}, "n_factors is 0"),
         ({"epochs": 0}, "epochs is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"optimizer": "adam"}, "optimizer='adam'"),
-        ({"schedule": "linear"}, "schedule='linear'"),
-        ({"unknown": "guess"}, "unknown='guess'"),
-        ({"duplicates": "drop"}, "duplicates='drop'"),
-        ({"backend": "jax"}, "backend='jax'"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'"),
+        ({"schedule": "linear"}, "schedule is 'linear'"),
+        ({"unknown": "guess"}, "unknown is 'guess'"),
+        ({"duplicates": "drop"}, "duplicates is 'drop'"),
+        ({"backend": "jax"}, "backend is 'jax'"),
         ({"early_stopping": 0}, "early_stopping is 0"),
         ({"n_threads": 0}, "n_threads is 0"),
         ({"user": "id", "item": "id"}, "three columns"),
@@ -204,7 +204,7 @@ def test_the_defaults_mean_the_same_on_any_scale(frame, model):
 
 
 def _mse(recommender, frame):
-    score = recommender._pairs(
+    score = recommender.scores.pairs(
         recommender.users_.index(frame.userId.to_numpy()), recommender.items_.index(frame.movieId.to_numpy())
     )
     return float(np.mean((score - frame.rating) ** 2))
@@ -303,7 +303,7 @@ def test_other_frames(library, text):
     ("X", "y", "match"),
     [
         (pd.DataFrame({"userId": [1], "movieId": [2]}), None, "no column 'rating'"),
-        (pd.DataFrame({"user": [1], "movieId": [2]}), [1.0], r"no column 'userId'.*name yours"),
+        (pd.DataFrame({"user": [1], "movieId": [2]}), [1.0], r"no column 'userId'.*name its columns"),
         (np.array([[1, 2], [2, 3]]), None, "requires y"),
         (np.array([[1, 2], [2, 3]]), [1.0], "inconsistent numbers of samples"),
         (np.array([[1, 2], [2, 3]]), [1.0, np.nan], "NaN"),
@@ -376,14 +376,14 @@ def test_unknown_raise(frame):
 
 def test_ids_of_another_type_are_pointed_out(frame):
     numbers, texts = quick().fit(frame), quick().fit(table(text=True))
-    with pytest.warns(UserWarning, match=r"unknown user: '100' was given, 100 is known: ids here are whole numbers"):
+    with pytest.warns(UserWarning, match=r"unknown user: '100' is text, but known ids are integers: 100 is known"):
         numbers.recommend("100")
-    with pytest.warns(UserWarning, match=r"unknown item: 1000 was given, '1000' is known: ids here are text"):
+    with pytest.warns(UserWarning, match=r"unknown item: 1000 is a number, but known ids are text: '1000' is known"):
         texts.predict(pd.DataFrame({"userId": ["100"], "movieId": [1000]}))
     numbers.unknown = "raise"
-    with pytest.raises(UnknownIdError, match="'100' was given, 100 is known"):
+    with pytest.raises(UnknownIdError, match=r"'100' is text.*100 is known"):
         numbers.similar_users("100")
-    with pytest.raises(ValueError, match="user ids here are whole numbers, the new ones are text"):
+    with pytest.raises(ValueError, match="new user ids are text; they must be integers"):
         numbers.partial_fit(table(text=True))
 
 
@@ -395,7 +395,7 @@ def by_sorting(recommender, frame, user, n, exclude_seen=True, among=None):
     if exclude_seen:
         items = np.setdiff1d(items, frame.movieId[frame.userId == user])
     index = recommender.users_.index(user)
-    scores = recommender._pairs(np.full(len(items), index), recommender.items_.index(items))
+    scores = recommender.scores.pairs(np.full(len(items), index), recommender.items_.index(items))
     order = np.lexsort((items, -scores))[:n]
     return items[order].tolist(), scores[order].tolist()
 
@@ -438,7 +438,7 @@ def test_candidates_and_filter(frame):
     assert set(both.movieId) == {1000, 994, 991}
     assert len(recommender.recommend(100, candidates=[])) == 0
     assert len(recommender.recommend(100, filter=lambda items: np.zeros(len(items), bool))) == 0
-    with pytest.raises(ValueError, match="it must give a boolean for each"):
+    with pytest.raises(ValueError, match="it must return one boolean for each of the 15 items"):
         recommender.recommend(100, filter=lambda items: items.movieId)
 
 
@@ -453,7 +453,7 @@ def test_unknown_users_get_the_mean_users_list(fitted):
     lists = fitted.recommend([-1, 100], 3)
     assert lists.known.tolist() == [False] * 3 + [True] * 3
     pairs = [[-1, item] for item in fitted.items_.ids]
-    best = np.lexsort((fitted.items_.ids, -fitted._pairs(np.full(15, -1), np.arange(15))))[:3]
+    best = np.lexsort((fitted.items_.ids, -fitted.scores.pairs(np.full(15, -1), np.arange(15))))[:3]
     assert lists.movieId[:3].tolist() == fitted.items_.ids[best].tolist()
     assert len(pairs) == 15
 
@@ -478,7 +478,7 @@ def test_recommend_refuses(fitted):
 @pytest.mark.parametrize("side", ["item", "user"])
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_similar_by_comparing_with_all(fitted, side, metric):
-    ids = fitted._side(side).ids
+    ids = fitted.vocabulary(side).ids
     name = {"item": "movieId", "user": "userId"}[side]
     factors = fitted.weights_[f"{side}_factors"].astype(float)
     if metric == "cosine":
@@ -522,13 +522,13 @@ def test_an_approximate_index(trained):
 
 
 def test_similar_refuses(fitted):
-    with pytest.raises(ValueError, match="metric='angle'"):
+    with pytest.raises(ValueError, match="metric is 'angle'"):
         fitted.similar_items(1000, metric="angle")
-    with pytest.raises(ValueError, match="index='tree'"):
+    with pytest.raises(ValueError, match="index is 'tree'"):
         fitted.similar_items(1000, index="tree")
     with pytest.raises(ValueError, match="it must be 3 finite numbers"):
         fitted.nearest([1.0, 2.0])
-    with pytest.raises(ValueError, match="side='film'"):
+    with pytest.raises(ValueError, match="side is 'film'"):
         fitted.nearest([1.0, 2.0, 3.0], side="film")
 
 
@@ -637,7 +637,7 @@ def test_cross_validate_takes_arrays(frame):
 def test_cross_validate_may_leave_one_out():
     few = table(n_users=3, n_items=2, share=1.0)
     assert len(cross_validate(quick(), few, cv=len(few))) == len(few) + 2
-    with pytest.raises(ValueError, match=f"there are {len(few)} ratings"):
+    with pytest.raises(ValueError, match=f"at most the number of ratings, {len(few)}"):
         cross_validate(quick(), few, cv=len(few) + 1)
 
 

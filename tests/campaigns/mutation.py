@@ -57,7 +57,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "metrics.py": ("test_metrics", "test_recommender"),
     "evaluation.py": ("test_recommender",),
     "scoring.py": ("test_topn", "test_recommender", "test_fold_in"),
-    "fold_in.py": ("test_fold_in", "test_recommender"),
+    "recommender/fold_in.py": ("test_fold_in", "test_recommender"),
     "backends/numba_topn.py": ("test_topn",),
     "backends/numba_passes.py": ("test_rng", "test_numba"),
     "backends/numba_kernels.py": ("test_torch_parity", "test_numba", "test_train", "test_model_files"),
@@ -298,55 +298,55 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "wanted = max(8, -(-(n_users + n_items) // _ROWS))",
     ): "the larger of two is the larger of two",
     (
-        "fold_in.py", "20 -> 21",
+        "recommender/fold_in.py", "20 -> 21",
         "STEPS = 20",
     ): "the descent has ended before",
     (
-        "fold_in.py", "20 -> 19",
+        "recommender/fold_in.py", "20 -> 19",
         "STEPS = 20",
     ): "the descent has ended before",
     (
-        "fold_in.py", "sides of @ swapped",
+        "recommender/fold_in.py", "sides of @ swapped",
         "return float(((y - rating) ** 2).sum() + (x - x0) @ a @ (x - x0))",
     ): "a is symmetric",
     (
-        "fold_in.py", "sides of @ swapped #2",
+        "recommender/fold_in.py", "sides of @ swapped #2",
         "return float(((y - rating) ** 2).sum() + (x - x0) @ a @ (x - x0))",
     ): "a is symmetric",
     (
-        "fold_in.py", "'item_' -> 'user_'",
+        "recommender/fold_in.py", "'item_' -> 'user_'",
         'w = {name: value.astype(np.float64) for name, value in w.items() if not name.startswith(("user_", "item_"))}',
     ): "both sides' tables are put in afterwards",
     (
-        "fold_in.py", "<= -> <",
+        "recommender/fold_in.py", "<= -> <",
         "if (new := objective(x + step, y)) <= value or damping > 1e6:",
     ): "a step that gains nothing is the last either way",
     (
-        "fold_in.py", "> -> >=",
+        "recommender/fold_in.py", "> -> >=",
         "if (new := objective(x + step, y)) <= value or damping > 1e6:",
     ): "another way down to the same bottom",
     (
-        "fold_in.py", "arguments of max swapped",
+        "recommender/fold_in.py", "arguments of max swapped",
         "damping = max(1e-3, 10.0 * damping)",
     ): "the larger of two is the larger of two",
     (
-        "fold_in.py", "0.001 -> 0.002",
+        "recommender/fold_in.py", "0.001 -> 0.002",
         "damping = max(1e-3, 10.0 * damping)",
     ): "another way down to the same bottom",
     (
-        "fold_in.py", "10.0 -> 20.0",
+        "recommender/fold_in.py", "10.0 -> 20.0",
         "gain, value, damping = value - new, new, damping / 10.0",
     ): "another way down to the same bottom",
     (
-        "fold_in.py", "<= -> <",
+        "recommender/fold_in.py", "<= -> <",
         "if gain <= 1e-9 * (1.0 + value):",
     ): "no gain is exactly so large",
     (
-        "fold_in.py", "1.0 -> 2.0",
+        "recommender/fold_in.py", "1.0 -> 2.0",
         "if gain <= 1e-9 * (1.0 + value):",
     ): "both are far below what a rating can tell",
     (
-        "fold_in.py", "left out #3",
+        "recommender/fold_in.py", "left out #3",
         "break",
     ): "a descent that gains nothing more ends where it is, later",
 }  # fmt: skip

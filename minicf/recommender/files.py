@@ -1,0 +1,203 @@
+"""Save and load recommenders: the header and arrays of a file, and the checks of everything in it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from minicf import __version__, files, models, optim, schedules
+from minicf.arguments import check_whole
+from minicf.data import Vocabulary
+from minicf.models import Model
+from minicf.recommender.inputs import SIDES
+from minicf.recommender.settings import Settings
+from minicf.schedules import Schedule
+from minicf.scoring import Skip
+
+if TYPE_CHECKING:
+    from minicf.recommender.estimator import Recommender
+
+KIND = "recommender"
+
+_Kind = TypeVar("_Kind", bound="Recommender")
+
+
+def write(path: str | os.PathLike[str], recommender: Recommender, seen: bool) -> None:
+    """Write a fitted recommender to a file, with or without seen items."""
+    seen = seen and recommender.seen_ is not None
+    header: dict[str, Any] = {
+        "arguments": _plain(recommender.get_params(deep=False)),
+        "model": models.to_config(recommender.model_),
+        "mean": recommender.mean_,
+        "deviation": recommender.std_,  # the key of version 0.1, so that both versions read both's files
+        "unit": recommender.unit_,
+        "rating_range": list(recommender.rating_range_),
+        "n_ratings": recommender.n_ratings_,
+        "n_features_in": recommender.n_features_in_,
+        "history": {name: column.tolist() for name, column in recommender.history_.items()},
+        "ids": {side: "text" if recommender.vocabulary(side).ids.dtype == object else "int" for side in SIDES},
+        "titles": recommender.titles_ is not None,
+        "seen": seen,
+        "versions": versions(),
+    }
+    arrays = {f"weights.{name}": w for name, w in recommender.weights_.items()}
+    for side in SIDES:
+        ids = recommender.vocabulary(side).ids
+        if ids.dtype == object:
+            arrays |= {f"{side}_ids.{name}": a for name, a in files.pack_texts(ids).items()}
+        else:
+            arrays[f"{side}_ids.ids"] = ids
+    if recommender.titles_ is not None:
+        arrays |= {f"titles.{name}": a for name, a in files.pack_texts(recommender.titles_).items()}
+    if seen and recommender.seen_ is not None:
+        arrays |= {"seen.start": recommender.seen_.start, "seen.items": recommender.seen_.items}
+    files.write(path, KIND, header, arrays)
+
+
+def read(path: str | os.PathLike[str], kind: type[_Kind]) -> _Kind:
+    """Read a recommender, an object of `kind`, from a file.
+
+    Raises
+    ------
+    FileError
+        The file is not one that `write` wrote.
+    """
+    header, arrays = files.read(path, KIND)
+    try:
+        recommender = kind(**_arguments(header["arguments"]))
+        Settings.of(recommender.get_params(deep=False))
+        vars(recommender).update(_attributes(header, arrays))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise files.FileError(f"{Path(path)} is not a valid recommender file: {error!r}") from error
+    return recommender
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of minicf, of Python and of the libraries that numbers depend on."""
+    return {
+        "minicf": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "pandas": pd.__version__,
+    }
+
+
+def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the constructor's arguments as JSON holds them; a random generator becomes None."""
+    arguments = dict(arguments)
+    if isinstance(arguments["model"], Model):
+        arguments["model"] = models.to_config(arguments["model"])
+    if arguments["optimizer"] is not None:
+        arguments["optimizer"] = optim.to_config(arguments["optimizer"])
+    if isinstance(arguments["schedule"], Schedule):
+        schedule: Any = arguments["schedule"]
+        arguments["schedule"] = {"kind": type(schedule).__name__, **asdict(schedule)}
+    if not isinstance(arguments["random_state"], int | np.integer):
+        arguments["random_state"] = None
+    return json.loads(json.dumps(arguments, default=lambda value: value.item()))
+
+
+def _arguments(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the constructor's arguments that `_plain` wrote."""
+    arguments = dict(plain)
+    if isinstance(arguments["model"], dict):
+        arguments["model"] = models.from_config(arguments["model"])
+    if arguments["optimizer"] is not None:
+        arguments["optimizer"] = optim.from_config(arguments["optimizer"])
+    if isinstance(arguments["schedule"], dict):
+        arguments["schedule"] = schedules.from_config(arguments["schedule"])
+    return arguments
+
+
+def _attributes(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the attributes of a fitted recommender; everything is checked, as a file may hold anything."""
+    model = models.from_config(header["model"])
+    users, items = (_vocabulary(header["ids"][side], files.section(arrays, f"{side}_ids")) for side in SIDES)
+    mean, std, unit = (_finite(header[name]) for name in ("mean", "deviation", "unit"))
+    low, high = header["rating_range"]
+    rating_range = _finite(low), _finite(high)
+    if not (unit > 0 and std > 0 and low <= high):
+        raise ValueError(
+            f"unit is {unit}, standard deviation {std}, rating_range {low} … {high}; unit and standard deviation must "
+            "be above 0, and the range must ascend"
+        )
+    history = pd.DataFrame(header["history"])
+    _finite(history["train_mse"].iloc[-1])
+    return {
+        "users_": users,
+        "items_": items,
+        "titles_": _titles(arrays, len(items)) if header["titles"] else None,
+        "model_": model,
+        "weights_": _weights(files.section(arrays, "weights"), model, len(users), len(items)),
+        "seen_": _seen(arrays, len(users), len(items)) if header["seen"] else None,
+        "mean_": mean,
+        "std_": std,
+        "unit_": unit,
+        "rating_range_": rating_range,
+        "n_ratings_": check_whole("n_ratings", header["n_ratings"], 1),
+        "n_features_in_": check_whole("n_features_in", header["n_features_in"], 2),
+        "history_": history,
+    }
+
+
+def _vocabulary(kind: str, stored: Mapping[str, np.ndarray]) -> Vocabulary:
+    ids = files.unpack_texts(stored) if kind == "text" else stored["ids"]
+    if kind != "text" and ids.dtype != np.int64:
+        raise ValueError(f"ids have dtype {ids.dtype}; it must be int64")
+    if not len(ids):
+        raise ValueError("there are no ids; a side must have at least one")
+    return Vocabulary(ids)
+
+
+def _weights(weights: Mapping[str, np.ndarray], model: Model, n_users: int, n_items: int) -> dict[str, np.ndarray]:
+    """Return the weights in the order of the model."""
+    shapes = model.shapes(n_users, n_items)
+    if set(shapes) != set(weights):
+        raise ValueError(f"weights are {sorted(weights)}; they must be {sorted(shapes)}")
+    for name, shape in shapes.items():
+        w = weights[name]
+        if w.shape != shape or w.dtype != np.float32:
+            raise ValueError(f"weight {name!r} is {w.dtype} of shape {w.shape}; it must be float32 of shape {shape}")
+        if not np.isfinite(w).all():
+            raise ValueError(f"weight {name!r} is not finite")
+    return {name: weights[name] for name in shapes}
+
+
+def _titles(arrays: Mapping[str, np.ndarray], n_items: int) -> np.ndarray:
+    titles = files.unpack_texts(files.section(arrays, "titles"))
+    if len(titles) != n_items:
+        raise ValueError(f"there are {len(titles)} titles for {n_items} items; there must be one for each")
+    return titles
+
+
+def _seen(arrays: Mapping[str, np.ndarray], n_users: int, n_items: int) -> Skip:
+    start, items = arrays["seen.start"], arrays["seen.items"]
+    right = (
+        start.dtype == np.int64
+        and items.dtype == np.int32
+        and start.shape == (n_users + 1,)
+        and items.ndim == 1
+        and start[0] == 0
+        and start[-1] == len(items)
+        and (np.diff(start) >= 0).all()
+        and (items.size == 0 or (items.min() >= 0 and items.max() < n_items))
+    )
+    if not right:
+        raise ValueError("the seen items do not fit the users and items")
+    return Skip(start, items)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not finite")
+    return number

@@ -1,0 +1,242 @@
+"""Solve the row of a new user or item from a few ratings, with all other weights fixed.
+
+With the table of the other side fixed, each row x (factors and bias) is a small problem of its own. With predictions
+y_j(x) of its n ratings r_j,
+
+    (G1)  minimize  sum_j (y_j(x) - r_j)^2 + (x - x0)^T A (x - x0)
+
+where x0 and A are the prior of a row, from before its ratings. For `Dot` and `DotBias` y is linear in x, and one step
+of
+
+    (G2)  (J^T J + A) d = J^T (r - y) - A (x - x0),  x <- x + d,  J_jk = dy_j / dx_k
+
+is the exact minimum, ridge regression. With a rating range, or a net, y is not linear, and a few such steps
+(Gauss-Newton) come close, each damped until it descends (Levenberg-Marquardt). J is the model's `backward`.
+
+The prior has two parts,
+
+    (G3)  A = s(n) U + n D,  A x0 = s(n) U m,  s(n) = k / (k + n),  k = `PRIOR_STRENGTH`
+
+D is the weight decay of training for each rating (``decay="per_rating"``), a diagonal matrix: with many ratings the row
+becomes the one that training would have found. Alone it would follow a few ratings too far. U is the variance of the
+ratings times the inverse covariance of the rows of this side, m the mean of these rows: how rows of this side are
+distributed. Without D, s is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from minicf import scoring
+from minicf.blas import one_blas_thread
+from minicf.data import Ratings
+from minicf.data.checks import shown
+from minicf.models import Model, Weights
+from minicf.optim import Optimizer
+from minicf.recommender.inputs import Inputs, of_side, opposite
+
+STEPS = 20
+
+PRIOR_STRENGTH = 5.0
+"""The number of ratings that weigh as much as the prior, see (G3)."""
+
+
+@dataclass(frozen=True, eq=False)
+class FoldIn:
+    """Solve rows of new ids from their ratings.
+
+    Parameters
+    ----------
+    model : Model
+    weights : dict of arrays
+        In stars; not changed.
+    std : float
+        Standard deviation of the ratings.
+    unit : float
+        Of training, see `Units`.
+    optimizer : Optimizer
+        Of training; its decay is part of the prior.
+    """
+
+    model: Model
+    weights: Weights
+    std: float
+    unit: float
+    optimizer: Optimizer
+
+    def rows(self, side: str, ids: np.ndarray, other: np.ndarray, rating: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Solve the row of each new id from its own ratings.
+
+        Parameters
+        ----------
+        side : "user" or "item"
+            Of the new ids.
+        ids : array, shape (n,)
+            The new id of each rating.
+        other : array of int, shape (n,)
+            The row on the other side.
+        rating : array of float, shape (n,)
+
+        Returns
+        -------
+        ids : array, shape (m,)
+            Unique, ascending.
+        rows : array of float64, shape (m, D)
+            Factors, and the bias where the model has one.
+        """
+        unique, group = np.unique(ids, return_inverse=True)
+        x = np.zeros((len(unique), table(side, self.weights).shape[1]))
+        if len(unique):
+            prior = self.prior(side)
+            order = np.argsort(group, kind="stable")
+            bounds = np.concatenate([[0], np.cumsum(np.bincount(group))])
+            with one_blas_thread():  # the systems are small
+                for i in range(len(unique)):
+                    own = order[bounds[i] : bounds[i + 1]]
+                    x[i] = solve(self.model, self.weights, side, other[own], rating[own], *prior(len(own)))
+        return unique, x
+
+    def prior(self, side: str) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+        """Return the function of n that gives x0 and A of (G3) for a row with n ratings."""
+        rows = table(side, self.weights)
+        mean = rows.mean(axis=0)
+        covariance = (rows - mean).T @ (rows - mean) / len(rows)
+        # A direction in which no row differs must neither be forbidden altogether nor be without any bound.
+        covariance += np.eye(len(mean)) * max(1e-3 * np.trace(covariance) / len(mean), 1e-12)
+        usual = self.std**2 * np.linalg.inv(covariance)
+        decay = self.decay(side)
+
+        def prior(n: int) -> tuple[np.ndarray, np.ndarray]:
+            share = PRIOR_STRENGTH / (PRIOR_STRENGTH + n) if decay.any() else 1.0
+            a = share * usual + np.diag(n * decay)
+            return np.linalg.solve(a, share * usual @ mean), a  # (G3)
+
+        return prior
+
+    def decay(self, side: str) -> np.ndarray:
+        """Return the diagonal of D in (G3), shape (D,): the penalty of training for each rating, in squared stars."""
+        k, unit = self.model.n_factors, self.unit
+        values = []
+        ranged = scoring.head_of(self.model, self.weights)[0].rating_range is not None
+        for name in names(side, self.weights):
+            # In training units the error is 1 / unit of that in stars, its square 1 / unit^2; weights as in `Units`.
+            power = unit**2 if ranged else unit if name.endswith("factors") else 1.0
+            decay = self.optimizer.decay_of(name) if self.optimizer.decay == "per_rating" else 0.0
+            values.append(np.full(k if name.endswith("factors") else 1, 0.5 * decay * power))
+        return np.concatenate(values)
+
+
+def usable_ratings(inputs: Inputs, ratings: Ratings, side: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ratings of new ids that are with known ids of the other side.
+
+    Returns
+    -------
+    ids : array, shape (n,)
+        The new id of each rating.
+    other : array of int, shape (n,)
+        The row on the other side.
+    rating : array of float32, shape (n,)
+
+    Raises
+    ------
+    ValueError
+        An id is already known, is of another type than the known ids, or has no such rating.
+    """
+    other = opposite(side)
+    (vocabulary, index), (opposite_ids, across) = of_side(ratings, side), of_side(ratings, other)
+    inputs.check_id_type(side, vocabulary)
+    known = inputs.vocabulary(side).index(vocabulary.ids, missing=-1) >= 0
+    if known.any():
+        raise ValueError(f"{side} {shown(vocabulary.ids[known][0])} is already known; use partial_fit instead")
+    at = inputs.lookup(other, opposite_ids.ids)[across]
+    usable = at >= 0
+    without = np.setdiff1d(np.arange(len(vocabulary)), index[usable])
+    if without.size:
+        first = shown(vocabulary.ids[without[0]])
+        raise ValueError(f"{side} {first} has no rating with a known {inputs.column(other)}; it must have one")
+    return vocabulary.ids[index[usable]], at[usable], ratings.rating[usable]
+
+
+def names(side: str, weights: Weights) -> list[str]:
+    """Return the names of the tables of a side, factors first."""
+    return [name for name in (f"{side}_factors", f"{side}_bias") if name in weights]
+
+
+def table(side: str, weights: Weights) -> np.ndarray:
+    """Return factors, and the bias if there is one, side by side, float64."""
+    return np.column_stack([weights[name].astype(np.float64) for name in names(side, weights)])
+
+
+def solve(
+    model: Model,
+    weights: Weights,
+    side: str,
+    other: np.ndarray,
+    rating: np.ndarray,
+    x0: np.ndarray,
+    a: np.ndarray,
+) -> np.ndarray:
+    """Return the minimum of (G1).
+
+    Parameters
+    ----------
+    model : Model
+    weights : dict of arrays
+        Not changed.
+    side : "user" or "item"
+        Of the new row.
+    other : array of int, shape (n,)
+        Rows on the other side.
+    rating : array of float, shape (n,)
+    x0 : array, shape (D,)
+        Factors, and the bias where the model has one.
+    a : array, shape (D, D)
+        Symmetric, positive definite.
+
+    Returns
+    -------
+    array of float64, shape (D,)
+    """
+    head, w = scoring.head_of(model, weights)
+    w = {name: value.astype(np.float64) for name, value in w.items() if not name.startswith(("user_", "item_"))}
+    n, k = len(other), head.n_factors
+    for name in names(opposite(side), weights):
+        w[name] = weights[name][other].astype(np.float64)
+    own = names(side, weights)
+    here = np.arange(n)
+
+    def predict(x: np.ndarray) -> tuple[np.ndarray, object]:
+        # A copy of the row for each rating: the gradient of copy j is then row j of J.
+        w[own[0]] = np.broadcast_to(x[:k], (n, k))
+        if len(own) > 1:
+            w[own[1]] = np.broadcast_to(x[k], (n,))
+        return head.forward(w, here, here)
+
+    def objective(x: np.ndarray, y: np.ndarray) -> float:
+        return float(((y - rating) ** 2).sum() + (x - x0) @ a @ (x - x0))
+
+    x = x0.copy()
+    y, cache = predict(x)
+    value, damping = objective(x, y), 0.0
+    for _ in range(STEPS):
+        grads = head.backward(w, cache, np.ones(n))
+        # A hybrid may have biases that its output head does not use.
+        jacobian = np.column_stack([grads.get(name, np.zeros(n)) for name in own])
+        curvature = jacobian.T @ jacobian + a
+        slope = jacobian.T @ (rating - y) - a @ (x - x0)
+        while True:
+            step = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), slope)
+            y, cache = predict(x + step)
+            if (new := objective(x + step, y)) <= value or damping > 1e6:
+                break
+            damping = max(1e-3, 10.0 * damping)
+        if new > value:  # not even the smallest step descends: this is the minimum, up to rounding
+            break
+        x = x + step
+        gain, value, damping = value - new, new, damping / 10.0
+        if gain <= 1e-9 * (1.0 + value):
+            break
+    return x

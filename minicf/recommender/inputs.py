@@ -1,0 +1,346 @@
+"""Read the tables and ids that users give: checked columns, `Ratings`, and rows of known and unknown ids."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d
+
+from minicf.arguments import check_choice, check_unmasked
+from minicf.data import Ratings, UnknownIdError, Vocabulary
+
+SIDES = ("user", "item")
+UNKNOWN = ("bias", "nan", "raise")
+DUPLICATES = ("error", "last", "mean")
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Read tables and ids with the columns, the policies and the vocabularies of a recommender.
+
+    Parameters
+    ----------
+    user, item, rating : str
+        Columns of a frame.
+    duplicates : "error", "last" or "mean"
+        Policy for repeated ratings of a pair, see `Ratings.from_frame`.
+    unknown : "bias", "nan" or "raise"
+        Policy for unknown ids, see `Recommender`.
+    users, items : Vocabulary, optional
+        Known ids; None before training.
+    n_features : int, optional
+        Columns of X in training; None before training.
+    estimator : str
+        The name that errors of scikit-learn show.
+    """
+
+    user: str
+    item: str
+    rating: str
+    duplicates: str = "error"
+    unknown: str = "bias"
+    users: Vocabulary | None = None
+    items: Vocabulary | None = None
+    n_features: int | None = None
+    estimator: str = "Recommender"
+
+    # --- tables ------------------------------------------------------------------------------------------------
+
+    def frame(self, X: Any, rated: bool = False) -> pd.DataFrame:
+        """Read user ids and item ids, and ratings if `rated`, into a frame.
+
+        Parameters
+        ----------
+        X : DataFrame, Ratings, or array of shape (n, n_features)
+            As for `Recommender.fit`.
+        rated : bool
+            Whether X must have ratings.
+
+        Returns
+        -------
+        DataFrame
+            Columns `user`, `item` and, if `rated`, `rating`.
+        """
+        return self._read(X, rated, training=False)[0]
+
+    def ratings(self, X: Any, y: Any = None, titles: Any = None) -> Ratings:
+        """Read ratings; their vocabularies hold the ids with ratings and no others.
+
+        Parameters
+        ----------
+        X, y, titles
+            As for `Recommender.fit`.
+
+        Returns
+        -------
+        Ratings
+        """
+        return self._ratings(X, y, titles, training=False)[0]
+
+    def training(self, X: Any, y: Any = None, titles: Any = None) -> tuple[Ratings, int]:
+        """Read ratings for a first training: an array may have any number of columns from 2.
+
+        Returns
+        -------
+        ratings : Ratings
+        n_features : int
+            Columns of X; 2 for a frame or `Ratings`.
+        """
+        return self._ratings(X, y, titles, training=True)
+
+    def ratings_of_new(self, ratings: Any, id: Any, side: str) -> Ratings:
+        """Read ratings of one new id, or of several without `id`, as `Recommender.fold_in` takes them.
+
+        Raises
+        ------
+        TypeError
+            `ratings` is neither a mapping nor a frame.
+        ValueError
+            Missing columns, or values that `Ratings.from_frame` refuses.
+        """
+        if id is None:
+            frame = self.frame(ratings, rated=True)
+        else:
+            own, other = self.column(side), self.column(opposite(side))
+            if isinstance(ratings, pd.DataFrame):
+                if missing := [name for name in (other, self.rating) if name not in ratings.columns]:
+                    raise ValueError(f"ratings has no column {_listing(missing)}; it has {_listing(ratings.columns)}")
+                others, values = ratings[other], ratings[self.rating]
+            elif isinstance(ratings, Mapping | pd.Series):
+                given = list(ratings.items())
+                others, values = (pd.Series([pair[at] for pair in given], dtype=object) for at in (0, 1))
+            else:
+                raise TypeError(
+                    f"ratings is a {type(ratings).__name__}; it must be a mapping {{{other}: rating}} or a frame"
+                )
+            frame = pd.DataFrame(
+                {own: pd.Series([id] * len(others)), other: others.to_numpy(), self.rating: values.to_numpy()}
+            )
+        return self._from_frame(frame.infer_objects())
+
+    def _from_frame(self, frame: pd.DataFrame, titles: Any = None) -> Ratings:
+        return Ratings.from_frame(
+            frame,
+            self.user,
+            self.item,
+            self.rating,
+            titles=titles,
+            duplicates=self.duplicates,  # type: ignore[arg-type]
+        )
+
+    def _ratings(self, X: Any, y: Any, titles: Any, training: bool) -> tuple[Ratings, int]:
+        if isinstance(X, Ratings) and y is None and titles is None:
+            return rated_only(X), 2
+        frame, n_features = self._read(X, y is None, training)
+        if y is not None:
+            check_unmasked("y", y)
+            y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y", estimator=self.estimator)
+            y = column_or_1d(y, warn=True)
+            check_consistent_length(frame, y)
+            frame = frame.assign(**{self.rating: y})
+        if isinstance(X, Ratings) and titles is None and X.titles is not None:
+            titles = pd.Series(X.titles, index=X.items.ids)
+        return self._from_frame(frame, titles), n_features
+
+    def _read(self, X: Any, rated: bool, training: bool) -> tuple[pd.DataFrame, int]:
+        """Return the wanted columns as a frame, and the number of columns of an array, 2 of a frame."""
+        wanted = [self.user, self.item] + ([self.rating] if rated else [])
+        if isinstance(X, Ratings):
+            columns = [X.users.ids[X.user], X.items.ids[X.item], X.rating]
+            return pd.DataFrame(dict(zip(wanted, columns, strict=False))), 2
+        if not isinstance(X, pd.DataFrame) and any(
+            hasattr(X, f"__{mark}__") for mark in ("arrow_c_stream", "dataframe", "narwhals_dataframe")
+        ):
+            X = _to_pandas(X, wanted)
+        if isinstance(X, pd.DataFrame):
+            return _columns(X, wanted), 2
+        check_unmasked("X", X)
+        given = X if hasattr(X, "__array__") or hasattr(X, "toarray") else _objects(X)
+        least = 2 if training else 1  # fewer than in training are refused below
+        array = check_array(given, dtype=None, ensure_min_features=least, estimator=self.estimator, input_name="X")
+        width = array.shape[1]
+        if not training and width != self.n_features:
+            raise ValueError(
+                f"X has {width} features, but {self.estimator} is expecting {self.n_features} features as input"
+            )
+        if rated:
+            raise ValueError("requires y to be passed, but the target y is None; an array has no column of ratings")
+        return pd.DataFrame({self.user: array[:, 0], self.item: array[:, 1]}), width
+
+    # --- ids ---------------------------------------------------------------------------------------------------
+
+    def column(self, side: str) -> str:
+        """Return the name of the id column of a side, "user" or "item"."""
+        return self.user if side == "user" else self.item
+
+    def vocabulary(self, side: str) -> Vocabulary:
+        """Return the known ids of a side, "user" or "item".
+
+        Raises
+        ------
+        ValueError
+            Another side.
+        NotFittedError
+            Before training.
+        """
+        check_choice("side", side, SIDES)
+        found = self.users if side == "user" else self.items
+        if found is None:
+            raise NotFittedError("there are no known ids before training; call fit first")
+        return found
+
+    def lookup(self, side: str, ids: Any) -> np.ndarray:
+        """Return the rows of ids, -1 for unknown ids.
+
+        Raises
+        ------
+        UnknownIdError
+            Unknown ids, if the policy is "raise". Otherwise a `UserWarning` says where an unknown id is known as
+            another type.
+        """
+        vocabulary = self.vocabulary(side)
+        check_choice("unknown", self.unknown, UNKNOWN)
+        rows = vocabulary.index(ids, missing=-1)
+        if (rows < 0).any():
+            missing = pd.unique(pd.Series(ids, dtype=object)[rows < 0])
+            hint = _twin(vocabulary, missing)
+            if self.unknown == "raise":
+                shown = ", ".join(repr(x) for x in missing[:5].tolist()) + (" ..." if len(missing) > 5 else "")
+                remedy = hint or 'unknown="bias" predicts with the mean row instead'
+                raise UnknownIdError(f"unknown {side} {shown} ({len(missing)} in all); {remedy}")
+            if hint:
+                warn(f"unknown {side}: {hint}")
+        return rows
+
+    def asked(self, side: str, ids: Any) -> tuple[pd.Series, np.ndarray]:
+        """Return the ids of a call as a series, and their rows.
+
+        Unknown ids have row -1, or are left out if the policy is "nan".
+        """
+        listed = as_ids(ids)
+        rows = self.lookup(side, listed)
+        if self.unknown == "nan":
+            listed, rows = listed[rows >= 0].reset_index(drop=True), rows[rows >= 0]
+        return listed, rows
+
+    def check_id_type(self, side: str, ids: Vocabulary) -> None:
+        """Raise a ValueError if new ids are text and known ids integers, or the other way round."""
+        known = self.vocabulary(side)
+        if known.ids.dtype != ids.ids.dtype:
+            old, new = (_type_of(vocabulary) for vocabulary in (known, ids))
+            raise ValueError(f"new {side} ids are {new}; they must be {old}, as the known ids")
+
+
+def opposite(side: str) -> str:
+    """Return the other side: "item" for "user"."""
+    return "item" if side == "user" else "user"
+
+
+def of_side(ratings: Ratings, side: str) -> tuple[Vocabulary, np.ndarray]:
+    """Return the vocabulary and the indices of a side of some ratings."""
+    return (ratings.users, ratings.user) if side == "user" else (ratings.items, ratings.item)
+
+
+def rated_only(ratings: Ratings) -> Ratings:
+    """Return the same ratings with vocabularies of the users and items that have some."""
+    columns: list[Any] = []
+    kept = []
+    for index, vocabulary, counts in (
+        (ratings.user, ratings.users, ratings.user_counts()),
+        (ratings.item, ratings.items, ratings.item_counts()),
+    ):
+        present = counts > 0
+        kept.append(present)
+        position = np.cumsum(present, dtype=np.int32) - np.int32(1)
+        columns += [position[index], vocabulary if present.all() else Vocabulary._trusted(vocabulary.ids[present])]
+    user, users, item, items = columns
+    titles, genres = (None if t is None else t[kept[1]].copy() for t in (ratings.titles, ratings.genres))
+    return Ratings._trusted(user, item, ratings.rating, ratings.timestamp, users, items, titles, genres)
+
+
+def as_ids(ids: Any) -> pd.Series:
+    """Return one id or many as a series that keeps their types."""
+    if pd.api.types.is_scalar(ids):
+        ids = [ids]
+    if isinstance(ids, pd.Series):
+        return ids.reset_index(drop=True)
+    if isinstance(ids, np.ndarray | pd.Index):
+        check_unmasked("ids", ids)
+        if ids.ndim != 1:
+            raise ValueError(f"ids has shape {ids.shape}; it must be one id or a 1-d array of ids")
+        return pd.Series(ids).reset_index(drop=True)
+    return pd.Series(list(ids), dtype=object)
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside of minicf that made the call."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "minicf":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _columns(frame: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
+    """Return the wanted columns; each must be there once."""
+    if missing := [name for name in wanted if name not in frame.columns]:
+        raise ValueError(
+            f"X has no column {_listing(missing)}; it has {_listing(frame.columns)}; "
+            "name its columns: Recommender(user=..., item=..., rating=...)"
+        )
+    for name in wanted:
+        if (copies := list(frame.columns).count(name)) > 1:
+            raise ValueError(f'{copies} columns are called "{name}"; drop or rename all but one')
+    return frame[wanted]
+
+
+def _listing(names: Any) -> str:
+    return ", ".join(map(repr, names))[:300]
+
+
+def _objects(rows: Any) -> np.ndarray:
+    """Return nested lists as an array of objects, in which 1 and "1" stay apart."""
+    if isinstance(rows, str | bytes | Mapping) or not hasattr(rows, "__len__"):
+        remedy = "; pandas.read_csv reads a file into a frame" if isinstance(rows, str) else ""
+        raise TypeError(
+            f"X is a {type(rows).__name__}; it must be a frame, Ratings or an array of user ids and item ids{remedy}"
+        )
+    return np.array(rows, dtype=object)
+
+
+def _to_pandas(frame: Any, wanted: list[str]) -> pd.DataFrame:
+    """Return the wanted columns of a polars, pyarrow or other frame; all of them where none is wanted."""
+    try:
+        import narwhals as nw
+    except ImportError:
+        raise ImportError(
+            f"X is a {type(frame).__module__} frame; reading it needs narwhals: pip install narwhals"
+        ) from None
+    table = nw.from_native(frame, eager_only=True)
+    present = [name for name in wanted if name in table.columns]
+    return pd.DataFrame({name: table[name].to_numpy() for name in (present or table.columns)})
+
+
+def _type_of(vocabulary: Vocabulary) -> str:
+    return "text" if vocabulary.ids.dtype == object else "integers"
+
+
+def _twin(vocabulary: Vocabulary, values: Any) -> str | None:
+    """Return a hint if one of the unknown ids is known as another type: 10 for "10"."""
+    text = vocabulary.ids.dtype == object
+    for value in values[:1000]:
+        twin: Any = None
+        if text and isinstance(value, int | np.integer | float | np.floating):
+            twin = str(int(value)) if float(value).is_integer() else str(value)
+        elif not text and isinstance(value, str) and value.isdecimal() and len(value) < 19:
+            twin = int(value)
+        if twin is not None and vocabulary.index(twin, missing=-1) >= 0:
+            given = "a number" if text else "text"
+            return f"{value!r} is {given}, but known ids are {_type_of(vocabulary)}: {twin!r} is known"
+    return None

@@ -1,0 +1,164 @@
+"""Build lists: seen items to leave out, candidates to choose among, and tables with ids and titles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from minicf.data import Ratings
+from minicf.recommender.inputs import Inputs, as_ids
+from minicf.scoring import Skip
+
+# --- seen items -------------------------------------------------------------------------------------------------------
+
+
+def seen_of(seen: Skip, users: np.ndarray, n_items: int, candidates: np.ndarray | None) -> Skip:
+    """Return the seen items of some users, as positions among the candidates.
+
+    Parameters
+    ----------
+    seen : Skip
+        Rows of items, for each user.
+    users : array of int, shape (n_lists,)
+        Rows; -1, an unknown user, has seen nothing.
+    n_items : int
+        Of all items.
+    candidates : array of int, optional
+        Rows of items; by default all.
+    """
+    skip = seen.take(users)
+    if candidates is None:
+        return skip
+    position = np.full(n_items, -1, np.int32)
+    position[candidates] = np.arange(len(candidates), dtype=np.int32)
+    at, owner = position[skip.items], np.repeat(np.arange(len(users)), np.diff(skip.start))
+    return Skip.of(owner[at >= 0], at[at >= 0], len(users))
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """Build lists and tables of ids and titles.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    titles : array of object, optional
+        Of all items.
+    """
+
+    inputs: Inputs
+    titles: np.ndarray | None
+
+    def candidates(self, candidates: Any, filter: Callable[[pd.DataFrame], Any] | None) -> np.ndarray | None:
+        """Return the rows of the items that may be recommended, ascending; None for all.
+
+        `candidates` and `filter` are those of `Recommender.recommend`.
+        """
+        if candidates is None and filter is None:
+            return None
+        rows = np.arange(len(self.inputs.vocabulary("item")))
+        if candidates is not None:
+            found = self.inputs.lookup("item", as_ids(candidates))
+            rows = np.unique(found[found >= 0])
+        if filter is not None:
+            chosen = np.asarray(filter(pd.DataFrame(self.named("item", rows))))
+            if chosen.dtype != bool or chosen.shape != (len(rows),):
+                raise ValueError(
+                    f"filter returned {chosen.dtype} of shape {chosen.shape}; it must return one boolean for each of "
+                    f"the {len(rows)} items"
+                )
+            rows = rows[chosen]
+        return rows
+
+    def named(self, side: str, rows: np.ndarray, column: str | None = None) -> dict[str, np.ndarray]:
+        """Return the ids of some rows of a side, by the name of their column, and their titles if there are any."""
+        table = {column or self.inputs.column(side): self.inputs.vocabulary(side).ids[rows]}
+        if side == "item" and self.titles is not None:
+            table["title"] = self.titles[rows]
+        return table
+
+    def ranked(
+        self,
+        owners: tuple[str, pd.Series, np.ndarray],
+        side: str,
+        rows: np.ndarray,
+        score: np.ndarray,
+        place: tuple[np.ndarray, ...],
+    ) -> pd.DataFrame:
+        """Return lists as one table: owner, rank, id, title, score, known.
+
+        Parameters
+        ----------
+        owners : (str, Series of length n_lists, array of bool of shape (n_lists,))
+            Their side, their ids, and whether each is known.
+        side : "user" or "item"
+            Of the entries.
+        rows, score : arrays, shape (n,)
+            Of the entries.
+        place : tuple of arrays of int, shape (n,)
+            The list of each entry, and its position there, from 0.
+        """
+        of, ids, known = owners
+        owner, position = place
+        table = {self.inputs.column(of): ids.infer_objects().to_numpy()[owner], "rank": position + 1}
+        table |= self.named(side, rows, f"similar_{self.inputs.column(side)}" if of == side else None)
+        return pd.DataFrame(table | {"score": score, "known": known[owner]})
+
+    def factors(self, weights: Mapping[str, np.ndarray], side: str, rows: np.ndarray) -> pd.DataFrame:
+        """Return ids, titles, biases and factors of some rows of a side."""
+        table: dict[str, Any] = dict(self.named(side, rows))
+        if f"{side}_bias" in weights:
+            table["bias"] = weights[f"{side}_bias"][rows]
+        factors = weights[f"{side}_factors"][rows]
+        return pd.DataFrame(table | {f"factor_{j}": factors[:, j] for j in range(factors.shape[1])})
+
+
+# --- relevant items ---------------------------------------------------------------------------------------------------
+
+
+def hits_of(
+    inputs: Inputs, lists: pd.DataFrame, ratings: Ratings, relevant: np.ndarray, users: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compare lists with the relevant items of their users.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    lists : DataFrame
+        Of `Recommender.recommend`, k items for each of some users of `ratings`.
+    ratings : Ratings
+    relevant : array of bool, shape (len(ratings),)
+        Which ratings are of a relevant item.
+    users : array of int, shape (n_users,)
+        Indices in ``ratings.users`` of the users that have a list.
+    k : int
+
+    Returns
+    -------
+    hits : array of bool, shape (n_users, k)
+        Which places of a list hold a relevant item.
+    total : array of int, shape (n_users,)
+        Relevant items of each user.
+    items : array of int
+        Rows of the items in all lists.
+    """
+    place = np.full(ratings.n_users, -1)
+    place[users] = np.arange(len(users))
+    row = place[ratings.users.index(lists[inputs.user].to_numpy())]
+    vocabulary = inputs.vocabulary("item")
+    item = vocabulary.index(lists[inputs.item].to_numpy())
+    own = vocabulary.index(ratings.items.ids, missing=-1)[ratings.item]
+    wanted = relevant & (own >= 0)
+    size = len(vocabulary)
+    pairs = place[ratings.user[wanted]].astype(np.int64) * size + own[wanted]
+    hits = np.zeros((len(users), k), bool)
+    hits[row, lists["rank"].to_numpy() - 1] = np.isin(row.astype(np.int64) * size + item, pairs)
+    total = np.bincount(ratings.user[relevant], minlength=ratings.n_users)[users]
+    return hits, total, item

@@ -1,0 +1,127 @@
+"""Check the constructor's arguments of a recommender and fill in the defaults of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from minicf import backends, schedules, scoring
+from minicf.arguments import check_choice, check_flag, check_seed, check_whole
+from minicf.models import Dot, DotBias, Hybrid, Model, Net
+from minicf.optim import SGD, Adam, Optimizer
+from minicf.recommender.inputs import DUPLICATES, UNKNOWN
+from minicf.schedules import Schedule
+
+# Chosen by cross-validation inside training rows, on MovieLens and on synthetic sets of several shapes: the record is
+# bench/results/defaults.csv, the search bench/search_defaults.py. For ratings of standard deviation 1 (see `Units`).
+START = ("normal", 0.0, 0.01)
+DOT_DEFAULTS: dict[str, Any] = {
+    "optimizer": SGD(
+        0.0114,
+        weight_decay={"user_factors": 0.0972, "item_factors": 0.0972, "user_bias": 0.0578, "item_bias": 0.0578},
+        decay="per_rating",
+    ),
+    "batch_size": 1,
+    "epochs": 40,
+}
+NET_DEFAULTS: dict[str, Any] = {"optimizer": Adam(0.001), "batch_size": 64, "epochs": 10}
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": schedules.Constant(),
+    "cosine": schedules.Cosine(),
+    "one_cycle": schedules.OneCycle(),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hold the checked settings of one training."""
+
+    model: Model
+    optimizer: Optimizer
+    default_optimizer: bool
+    """Whether `optimizer` is the default one of the model."""
+    epochs: int
+    batch_size: int
+    schedule: Schedule
+    early_stopping: int | None
+    validation_fraction: float
+    """Checked by `Ratings.split`, and only with `early_stopping`."""
+    backend: str
+    n_threads: int | None
+    verbose: bool
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Settings:
+        """Check the constructor's arguments (`Recommender.get_params`).
+
+        Raises
+        ------
+        ValueError
+            For an argument that is out of range or of the wrong type, with its name and value.
+        """
+        check_choice("unknown", arguments["unknown"], UNKNOWN)
+        check_choice("duplicates", arguments["duplicates"], DUPLICATES)
+        check_choice("backend", arguments["backend"], ("auto", *backends.NAMES))
+        columns = [arguments[role] for role in ("user", "item", "rating")]
+        if not all(isinstance(name, str) for name in columns) or len(set(columns)) < 3:
+            raise ValueError(f"user, item and rating are {columns}; they must be the names of three columns")
+        scoring.threads(arguments["n_threads"])
+        verbose = check_flag("verbose", arguments["verbose"])
+        model = _model(arguments["model"], check_whole("n_factors", arguments["n_factors"], 1))
+        defaults = DOT_DEFAULTS if isinstance(model, Dot) else NET_DEFAULTS
+        is_default = arguments["optimizer"] is None
+        optimizer = defaults["optimizer"] if is_default else arguments["optimizer"]
+        if not isinstance(optimizer, Optimizer):
+            raise ValueError(f"optimizer is {optimizer!r}; it must be SGD(...), Adam(...) or None")
+        if is_default and isinstance(model, Dot) and not model.biases:
+            decay = {name: value for name, value in optimizer.weight_decay.items() if "bias" not in name}  # type: ignore[union-attr]
+            optimizer = replace(optimizer, weight_decay=decay)  # type: ignore[type-var]
+        schedule, early_stopping = arguments["schedule"], arguments["early_stopping"]
+        if not isinstance(schedule, Schedule):
+            if schedule not in tuple(SCHEDULES):
+                raise ValueError(f"schedule is {schedule!r}; it must be one of {sorted(SCHEDULES)}, or a Schedule")
+            schedule = SCHEDULES[schedule]
+        epochs, batch_size = (
+            defaults[name] if arguments[name] is None else check_whole(name, arguments[name], 1)
+            for name in ("epochs", "batch_size")
+        )
+        return cls(
+            model=model,
+            optimizer=optimizer,
+            default_optimizer=is_default,
+            epochs=epochs,
+            batch_size=batch_size,
+            schedule=schedule,
+            early_stopping=None if early_stopping is None else check_whole("early_stopping", early_stopping, 1),
+            validation_fraction=arguments["validation_fraction"],
+            backend=arguments["backend"],
+            n_threads=arguments["n_threads"],
+            verbose=verbose,
+        )
+
+
+def _model(model: Any, k: int) -> Model:
+    """Return the model of a name, with `k` factors; a model object as it is."""
+    if isinstance(model, Model):
+        return model
+    named: dict[str, Callable[[], Model]] = {
+        "dot_bias": lambda: DotBias(k, init=START),
+        "dot": lambda: Dot(k, init=START),
+        "net": lambda: Net(k),
+        "hybrid": lambda: Hybrid({"net": (Net(k), 0.2), "dot": (DotBias(k), 1.0)}),
+    }
+    if not isinstance(model, str) or model not in named:
+        raise ValueError(f"model is {model!r}; it must be one of {sorted(named)}, or a model object")
+    return named[model]()
+
+
+def seed_of(random_state: Any) -> int:
+    """Return the seed of a random state; a generator is asked for its next number."""
+    if isinstance(random_state, int | np.integer):
+        return check_seed("random_state", random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
