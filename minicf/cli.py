@@ -392,13 +392,14 @@ def _load(path: str) -> Any:
 def _doctor(options: argparse.Namespace) -> None:
     from threadpoolctl import threadpool_info
 
-    from minicf import backends, scoring
+    from minicf import backends
+    from minicf.threads import count_threads
 
     packages = ("minicf", "numpy", "pandas", "scikit-learn", "scipy", "numba", "threadpoolctl")
     lines = [
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         *((name, _version(name) or "not installed") for name in packages),
-        ("cores", f"{os.cpu_count()} in the machine; number of threads: {scoring.threads()}"),
+        ("cores", f"{os.cpu_count()} in the machine; number of threads: {count_threads()}"),
         *((name, os.environ.get(name, "not set")) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")),
         *(
             (pool["user_api"], f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads")
@@ -422,8 +423,8 @@ def _doctor(options: argparse.Namespace) -> None:
             state = f"cannot run: {error}"
         lines.append((f"backend {name}", " ".join(state.split())))
     try:
-        chosen = backends.get_backend("auto").NAME
-        lines.append(("backend auto", f"takes {chosen}, the first that runs here of {', '.join(backends._PREFERENCE)}"))
+        chosen = backends.get_backend("auto").name
+        lines.append(("backend auto", f"takes {chosen}, the first that runs here of {', '.join(backends.PREFERENCE)}"))
     except Exception as error:
         lines.append(("backend auto", f"fails: {error}"))
     width = max(len(name) for name, _ in lines)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from minicf.arguments import check_seed, check_whole
+from minicf.arguments import check_int, check_seed
 from minicf.recommender import Recommender
 
 
@@ -38,7 +38,7 @@ def cross_validate(
     """
     if not isinstance(recommender, Recommender):
         raise TypeError(f"recommender is {recommender!r}; it must be a Recommender")
-    cv, seed = check_whole("cv", cv, 2), check_seed("seed", seed)
+    cv, seed = check_int("cv", cv, 2), check_seed("seed", seed)
     ratings, _ = recommender.inputs.training(X, y)
     if cv > len(ratings):
         raise ValueError(f"cv is {cv}; it must be at most the number of ratings, {len(ratings)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from minicf.arguments import check_unmasked, check_whole
+from minicf.arguments import check_int, check_unmasked
 
 Array = NDArray[np.float64]
 
@@ -66,7 +66,7 @@ def average_precision(hits: ArrayLike, relevant: ArrayLike) -> Array:
 
 def coverage(items: ArrayLike, n_items: int) -> float:
     """Return the share of all items that are in at least one list."""
-    n_items = check_whole("n_items", n_items, 1)
+    n_items = check_int("n_items", n_items, 1)
     check_unmasked("items", items)
     found = np.unique(np.asarray(items))
     if found.size and not (found.dtype.kind in "iu" and 0 <= found[0] and found[-1] < n_items):

@@ -23,7 +23,7 @@ class Bags(NamedTuple):
 
     start: np.ndarray
     """(rows + 1,) int64, ascending from 0 (a slice of it stays valid: it may begin above 0)."""
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]
     """int32"""
     side: str = "user"
     """Whose rows the lists belong to, "user" or "item": which of a batch's indices picks lists."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from minicf import files
-from minicf.arguments import check_whole
+from minicf.arguments import check_int
 from minicf.data import Ratings
 from minicf.explain.source import (
     Aligned,
@@ -99,7 +99,7 @@ def explore(
     trained, aligned = source_and_ratings(model, ratings)
     head, known = _known_formula(trained.model), aligned.ratings
     items, counts = most_rated(known, top), known.user_counts()
-    people = np.argsort(-counts, kind="stable")[: check_whole("users", users, 1)]
+    people = np.argsort(-counts, kind="stable")[: check_int("users", users, 1)]
     data = _model_data(trained, head, people, items) | _item_data(trained, aligned, items, layout, seed)
     data |= _user_data(known, people, items)
     data["about"] = (
@@ -169,7 +169,7 @@ def _model_data(trained: Source, head: Dot | Net, users: np.ndarray, items: np.n
         of_user = sum(block.sum(axis=0) for block in prediction_blocks(trained, users, sample)) / len(sample)
         data |= {"kind": "net", "grand": float(mean_predictions(trained, sample).mean())}
         for name, _, _ in head.layers():
-            full = Hybrid.full_name(trained.model.output, name) if isinstance(trained.model, Hybrid) else name
+            full = f"{trained.model.output}.{name}" if isinstance(trained.model, Hybrid) else name
             data["layers"].append({part: _packed(w[f"{full}.{part}"], "float32") for part in ("weight", "bias")})
     data |= {"n_factors": p.shape[1], "user_table": _packed(p, "int16"), "item_table": _packed(q, "int16")}
     return data | {"user_level": _packed(of_user, "float32"), "item_level": _packed(of_item, "float32")}

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from minicf.arguments import check_whole
-from minicf.data import Ratings, UnknownIdError, Vocabulary
+from minicf.arguments import check_int
+from minicf.data import Batch, Ratings, UnknownIdError, Vocabulary
 from minicf.models import Dot, DotBias, Hybrid, Model, Net
 
 log = logging.getLogger("minicf")
@@ -85,14 +85,11 @@ def _is_fitted_recommender(model: Any) -> bool:
 
 def sizes(trained: Source) -> tuple[int, int]:
     """Return the numbers of users and of items: the rows of the first table of each side."""
-    shapes = trained.model.shapes
-    one, counts = shapes(1, 1), []
-    for side, two in (("user", shapes(2, 1)), ("item", shapes(1, 2))):
-        table = next((name for name in one if two[name][:1] != one[name][:1]), None)
-        if table is None:
+    for side in ("user", "item"):
+        if not trained.model.tables(side):
             raise ValueError(f"model is {trained.model!r}; it must have a table with one row per {side}")
-        counts.append(len(trained.weights[table]))
-    return counts[0], counts[1]
+    found = trained.model.sizes_of(trained.weights)
+    return found["user"], found["item"]
 
 
 def formula(model: Model) -> Dot | Net | None:
@@ -112,7 +109,7 @@ def predict(trained: Source, user: np.ndarray, item: np.ndarray) -> np.ndarray:
     y = np.empty(len(user))
     for start in range(0, len(user), 1 << 16):  # bounds the memory; the batches of the reference, hence its bits
         part = slice(start, start + (1 << 16))
-        y[part] = trained.model.predict(trained.weights, user[part], item[part])
+        y[part] = trained.model.predict(trained.weights, Batch(user[part], item[part]))
     return y
 
 
@@ -240,7 +237,7 @@ def most_rated(ratings: Ratings, top: int | None) -> np.ndarray:
     """Return the indices of the `top` items with most ratings, most first, equal counts by id; None for all rated."""
     counts = ratings.item_counts()
     rated = int((counts > 0).sum())
-    n = rated if top is None else min(check_whole("top", top, 1), rated)
+    n = rated if top is None else min(check_int("top", top, 1), rated)
     return np.argsort(-counts, kind="stable")[:n]
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import pandas as pd
 
-from minicf.arguments import check_whole
+from minicf.arguments import check_int
 from minicf.data import Ratings
 from minicf.explain import pictures
 from minicf.explain.source import (
@@ -134,7 +134,7 @@ def components(model: Any, ratings: Ratings, n: int = 3, top: int | None = 2000,
     ValueError
         If there are fewer items or factors than `n`, and as for `bias_table`.
     """
-    n, ends = check_whole("n", n, 1), check_whole("ends", ends, 0)
+    n, ends = check_int("n", n, 1), check_int("ends", ends, 0)
     trained, aligned = source_and_ratings(model, ratings)
     items = most_rated(aligned.ratings, top)
     points, explained, _ = principal_components(item_factors(trained, items), n)
@@ -205,7 +205,7 @@ def item_map(
     ValueError
         As for `components`.
     """
-    x, y, labels = check_whole("x", x, 1), check_whole("y", y, 1), check_whole("labels", labels, 0)
+    x, y, labels = check_int("x", x, 1), check_int("y", y, 1), check_int("labels", labels, 0)
     found = components(model, ratings, max(x, y), top)
     table = found.scores[list(dict.fromkeys(["item", "title", f"pc{x}", f"pc{y}", "ratings"]))]
     return table if ax is None else (table, pictures.draw_map(ax, table, found.explained, x, y, labels))
@@ -263,7 +263,7 @@ def nearest_items(model: Any, ratings: Ratings, item: int, n: int = 10, top: int
     rows = np.concatenate([[own], others])
     vectors = item_directions(trained, rows)
     similarity = vectors[1:] @ vectors[0]
-    best = np.argsort(-similarity, kind="stable")[: check_whole("n", n, 1)]
+    best = np.argsort(-similarity, kind="stable")[: check_int("n", n, 1)]
     table = item_frame(aligned, others[best], similarity=similarity[best])
     if ax is None:
         return table

@@ -117,6 +117,10 @@ class Model:
         """Return the names of the weights with a row for each user, or item."""
         return [name for name, parameter in self.parameters(_ONES).items() if parameter.rows == side]
 
+    def output_head(self, w: Mapping[str, Any]) -> tuple[Model, Weights]:
+        """Return the model whose output is the prediction, with its own weights: the model itself, or a head."""
+        return self, dict(w)
+
     def init_weights(
         self, n_users: int, n_items: int, seed: int = 0, uniform: Callable[..., np.ndarray] = rng.uniform, **bags: int
     ) -> dict[str, np.ndarray]:

@@ -107,6 +107,9 @@ class Hybrid(Model):
         """Return the weights of a head under the head's own names."""
         return {key: w[full] for key, full in self.names(head).items()}
 
+    def output_head(self, w: Mapping[str, Any]) -> tuple[Model, Weights]:
+        return self.members[self.output][0], self.weights_of(self.output, w)
+
     def parameters(self, sizes: Mapping[str, int]) -> dict[str, Parameter]:
         found: dict[str, Parameter] = {}
         for name, (head, _) in self.members.items():

@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from minicf.arguments import check_flag, check_number, check_unmasked, check_whole
+from minicf.arguments import check_bool, check_int, check_number, check_unmasked
 from minicf.backends import get_backend
-from minicf.data import Ratings, Vocabulary
-from minicf.models import Dot, Model
+from minicf.data import Bags, Ratings, Vocabulary
+from minicf.models import Dot, DotBias, Model
 from minicf.optim import SGD, Optimizer
 from minicf.recommender import files
 from minicf.recommender.fold_in import FoldIn, usable_ratings
@@ -31,7 +31,6 @@ from minicf.recommender.settings import Settings, seed_of
 from minicf.recommender.training import train
 from minicf.recommender.units import Units, centered
 from minicf.schedules import Schedule
-from minicf.scoring import Skip
 from minicf.train import Trainer
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         Mean and standard deviation of the ratings.
     unit_ : float
         Unit of the ratings in training: `std_` with the default optimizer of dot products, otherwise 1.
-    seen_ : Skip or None
+    seen_ : Bags or None
         The seen items of each user: those with a rating in training.
     n_ratings_ : int
         The number of ratings in training.
@@ -156,7 +155,7 @@ class Recommender(RegressorMixin, BaseEstimator):
     model_: Model
     weights_: dict[str, np.ndarray]
     titles_: np.ndarray | None
-    seen_: Skip | None
+    seen_: Bags | None
     n_features_in_: int
 
     def __init__(
@@ -248,14 +247,14 @@ class Recommender(RegressorMixin, BaseEstimator):
         seed = seed_of(self.random_state)
         mean = ratings.mean
         self.std_ = float(ratings.rating.std(dtype=np.float64)) or 1.0
-        self.unit_ = self.std_ if settings.default_optimizer and isinstance(settings.model, Dot) else 1.0
+        self.unit_ = self.std_ if settings.default_optimizer and type(settings.model) in (Dot, DotBias) else 1.0
         self.mean_ = mean
         self.model_ = centered(settings.model, mean)
         self.users_, self.items_, self.titles_ = ratings.users, ratings.items, ratings.titles
         self.rating_range_ = float(ratings.rating.min()), float(ratings.rating.max())
         self._train(ratings, settings, seed)
         self.n_ratings_ = len(ratings)
-        self.seen_ = Skip.of(ratings.user, ratings.item, ratings.n_users)
+        self.seen_ = Bags.of(ratings.user, ratings.item, ratings.n_users)
         return self
 
     @_transactional
@@ -302,7 +301,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         later = replace(
             settings,
             optimizer=replace(settings.optimizer, lr=settings.optimizer.lr * LATER_RATE),  # type: ignore[type-var]
-            epochs=LATER_EPOCHS if epochs is None else check_whole("epochs", epochs, 1),
+            epochs=LATER_EPOCHS if epochs is None else check_int("epochs", epochs, 1),
         )
         self._train(joined, later, seed_of(self.random_state), self.weights_)
         self.n_ratings_ += len(new)
@@ -341,9 +340,10 @@ class Recommender(RegressorMixin, BaseEstimator):
 
     @property
     def trainer_(self) -> Trainer:
-        """A trainer with these weights, for functions that take one (`minicf.explain`)."""
+        """A trainer with these weights; deprecated, `minicf.explain` takes the recommender itself."""
         if not self.__sklearn_is_fitted__():
             raise AttributeError("trainer_ is available after fit")
+        warnings.warn("trainer_ will be removed in 0.3; explain takes a Recommender", DeprecationWarning, stacklevel=2)
         return Trainer(self.model_, SGD(0.0), backend=self.backend, weights=self.weights_)
 
     @property
@@ -368,7 +368,7 @@ class Recommender(RegressorMixin, BaseEstimator):
     @property
     def _neighbors(self) -> Neighbors:
         if "neighbors" not in self._cache:
-            self._cache["neighbors"] = Neighbors(self.weights_)
+            self._cache["neighbors"] = Neighbors(self.model_, self.weights_)
         found: Neighbors = self._cache["neighbors"]
         return found
 
@@ -437,7 +437,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         item id.
         """
         check_is_fitted(self)
-        n, exclude_seen = check_whole("n", n, 1), check_flag("exclude_seen", exclude_seen)
+        n, exclude_seen = check_int("n", n, 1), check_bool("exclude_seen", exclude_seen)
         ids, rows = self.inputs.asked("user", users)
         among = self._lists.candidates(candidates, filter)
         skip = None
@@ -456,7 +456,7 @@ class Recommender(RegressorMixin, BaseEstimator):
     def recommend_all(self, n: int = 10, block: int = 10_000, **options: Any) -> Iterator[pd.DataFrame]:
         """Recommend to all users, as a stream of the frames of `recommend` for `block` users each."""
         check_is_fitted(self)
-        check_whole("block", block, 1)
+        check_int("block", block, 1)
         for lo in range(0, len(self.users_), block):
             yield self.recommend(self.users_.ids[lo : lo + block], n, **options)
 
@@ -488,7 +488,7 @@ class Recommender(RegressorMixin, BaseEstimator):
 
     def _similar(self, side: str, ids: Any, n: int, metric: str, index: str | None) -> pd.DataFrame:
         check_is_fitted(self)
-        n = check_whole("n", n, 1)
+        n = check_int("n", n, 1)
         owners, rows = self.inputs.asked(side, ids)
         found, score = self._neighbors.of_rows(self.scores, side, rows, n, metric, index)
         place = np.nonzero(found >= 0)
@@ -505,12 +505,12 @@ class Recommender(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         check_unmasked("factors", factors)
         given = np.asarray(factors)
-        k = self.model_.n_factors
+        k = self._neighbors.factors(side).shape[1]
         with np.errstate(over="ignore"):  # an overflow is refused below
             vector = given.astype(np.float32) if given.dtype.kind in "iuf" else np.full(given.shape, np.nan)
         if vector.shape != (k,) or not np.isfinite(vector).all():
             raise ValueError(f"factors has shape {vector.shape}; it must be {k} finite numbers")
-        n = check_whole("n", n, 1)
+        n = check_int("n", n, 1)
         self.vocabulary(side)
         found, score = self._neighbors.of_vector(self.scores, side, vector, n, metric)
         return pd.DataFrame({"rank": 1 + np.arange(found.size), **self._lists.named(side, found), "score": score})
@@ -570,7 +570,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         """Set larger vocabularies and tables, by side; titles and seen items are left to the caller."""
         growth = Growth.of({side: self.vocabulary(side) for side in SIDES}, ids)
         self.users_, self.items_ = (growth.vocabularies[side] for side in SIDES)
-        self.weights_ = growth.weights(self.weights_, solved)
+        self.weights_ = growth.weights(self.model_, self.weights_, solved)
         self._cache = {}
         return growth
 
@@ -598,7 +598,7 @@ class Recommender(RegressorMixin, BaseEstimator):
             `unknown` is "bias", and left out if it is "nan".
         """
         check_is_fitted(self)
-        k = check_whole("k", k, 1)
+        k = check_int("k", k, 1)
         ratings = self.inputs.ratings(test, y)
         return quality(self, ratings, k, self.mean_ if relevant is None else check_number("relevant", relevant))
 
@@ -615,7 +615,7 @@ class Recommender(RegressorMixin, BaseEstimator):
             cannot leave seen items out.
         """
         check_is_fitted(self)
-        files.write(path, self, check_flag("seen", seen))  # "no" would save seen items
+        files.write(path, self, check_bool("seen", seen))  # "no" would save seen items
 
 
 def load(path: str | os.PathLike[str], backend: str | None = None) -> Recommender:

@@ -7,21 +7,20 @@ import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from minicf import __version__, files, models, optim, schedules
-from minicf.arguments import check_whole
-from minicf.data import Vocabulary
+from minicf import __version__, files, registry
+from minicf.arguments import check_int
+from minicf.data import Bags, Vocabulary
 from minicf.models import Model
+from minicf.optim import Optimizer
 from minicf.recommender.inputs import SIDES
 from minicf.recommender.settings import Settings
 from minicf.schedules import Schedule
-from minicf.scoring import Skip
 
 if TYPE_CHECKING:
     from minicf.recommender.estimator import Recommender
@@ -36,7 +35,7 @@ def write(path: str | os.PathLike[str], recommender: Recommender, seen: bool) ->
     seen = seen and recommender.seen_ is not None
     header: dict[str, Any] = {
         "arguments": _plain(recommender.get_params(deep=False)),
-        "model": models.to_config(recommender.model_),
+        "model": registry.to_config(recommender.model_),
         "mean": recommender.mean_,
         "deviation": recommender.std_,  # the key of version 0.1, so that both versions read both's files
         "unit": recommender.unit_,
@@ -59,7 +58,7 @@ def write(path: str | os.PathLike[str], recommender: Recommender, seen: bool) ->
     if recommender.titles_ is not None:
         arrays |= {f"titles.{name}": a for name, a in files.pack_texts(recommender.titles_).items()}
     if seen and recommender.seen_ is not None:
-        arrays |= {"seen.start": recommender.seen_.start, "seen.items": recommender.seen_.items}
+        arrays |= {"seen.start": recommender.seen_.start, "seen.items": recommender.seen_.index}
     files.write(path, KIND, header, arrays)
 
 
@@ -94,13 +93,9 @@ def versions() -> dict[str, str]:
 def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the constructor's arguments as JSON holds them; a random generator becomes None."""
     arguments = dict(arguments)
-    if isinstance(arguments["model"], Model):
-        arguments["model"] = models.to_config(arguments["model"])
-    if arguments["optimizer"] is not None:
-        arguments["optimizer"] = optim.to_config(arguments["optimizer"])
-    if isinstance(arguments["schedule"], Schedule):
-        schedule: Any = arguments["schedule"]
-        arguments["schedule"] = {"kind": type(schedule).__name__, **asdict(schedule)}
+    for name, kind in (("model", Model), ("optimizer", Optimizer), ("schedule", Schedule)):
+        if isinstance(arguments[name], kind):
+            arguments[name] = registry.to_config(arguments[name])
     if not isinstance(arguments["random_state"], int | np.integer):
         arguments["random_state"] = None
     return json.loads(json.dumps(arguments, default=lambda value: value.item()))
@@ -109,18 +104,16 @@ def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
 def _arguments(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the constructor's arguments that `_plain` wrote."""
     arguments = dict(plain)
-    if isinstance(arguments["model"], dict):
-        arguments["model"] = models.from_config(arguments["model"])
-    if arguments["optimizer"] is not None:
-        arguments["optimizer"] = optim.from_config(arguments["optimizer"])
-    if isinstance(arguments["schedule"], dict):
-        arguments["schedule"] = schedules.from_config(arguments["schedule"])
+    kinds: dict[str, type[Any]] = {"model": Model, "optimizer": Optimizer, "schedule": Schedule}
+    for name, kind in kinds.items():
+        if arguments[name] is not None and not isinstance(arguments[name], str):
+            arguments[name] = registry.from_config(arguments[name], kind, name)
     return arguments
 
 
 def _attributes(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the attributes of a fitted recommender; everything is checked, as a file may hold anything."""
-    model = models.from_config(header["model"])
+    model = registry.from_config(header["model"], Model, "model")
     users, items = (_vocabulary(header["ids"][side], files.section(arrays, f"{side}_ids")) for side in SIDES)
     mean, std, unit = (_finite(header[name]) for name in ("mean", "deviation", "unit"))
     low, high = header["rating_range"]
@@ -143,8 +136,8 @@ def _attributes(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
         "std_": std,
         "unit_": unit,
         "rating_range_": rating_range,
-        "n_ratings_": check_whole("n_ratings", header["n_ratings"], 1),
-        "n_features_in_": check_whole("n_features_in", header["n_features_in"], 2),
+        "n_ratings_": check_int("n_ratings", header["n_ratings"], 1),
+        "n_features_in_": check_int("n_features_in", header["n_features_in"], 2),
         "history_": history,
     }
 
@@ -179,7 +172,7 @@ def _titles(arrays: Mapping[str, np.ndarray], n_items: int) -> np.ndarray:
     return titles
 
 
-def _seen(arrays: Mapping[str, np.ndarray], n_users: int, n_items: int) -> Skip:
+def _seen(arrays: Mapping[str, np.ndarray], n_users: int, n_items: int) -> Bags:
     start, items = arrays["seen.start"], arrays["seen.items"]
     right = (
         start.dtype == np.int64
@@ -193,7 +186,7 @@ def _seen(arrays: Mapping[str, np.ndarray], n_users: int, n_items: int) -> Skip:
     )
     if not right:
         raise ValueError("the seen items do not fit the users and items")
-    return Skip(start, items)
+    return Bags(start, items)
 
 
 def _finite(value: Any) -> float:

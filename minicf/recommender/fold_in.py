@@ -30,13 +30,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minicf import scoring
-from minicf.blas import one_blas_thread
-from minicf.data import Ratings
+from minicf.data import Batch, Ratings
 from minicf.data.checks import shown
 from minicf.models import Model, Weights
 from minicf.optim import Optimizer
 from minicf.recommender.inputs import Inputs, of_side, opposite
+from minicf.threads import one_blas_thread
 
 STEPS = 20
 
@@ -88,7 +87,7 @@ class FoldIn:
             Factors, and the bias where the model has one.
         """
         unique, group = np.unique(ids, return_inverse=True)
-        x = np.zeros((len(unique), table(side, self.weights).shape[1]))
+        x = np.zeros((len(unique), table(self.model, side, self.weights).shape[1]))
         if len(unique):
             prior = self.prior(side)
             order = np.argsort(group, kind="stable")
@@ -101,7 +100,7 @@ class FoldIn:
 
     def prior(self, side: str) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
         """Return the function of n that gives x0 and A of (G3) for a row with n ratings."""
-        rows = table(side, self.weights)
+        rows = table(self.model, side, self.weights)
         mean = rows.mean(axis=0)
         covariance = (rows - mean).T @ (rows - mean) / len(rows)
         # A direction in which no row differs must neither be forbidden altogether nor be without any bound.
@@ -118,14 +117,13 @@ class FoldIn:
 
     def decay(self, side: str) -> np.ndarray:
         """Return the diagonal of D in (G3), shape (D,): the penalty of training for each rating, in squared stars."""
-        k, unit = self.model.n_factors, self.unit
-        values = []
-        ranged = scoring.head_of(self.model, self.weights)[0].rating_range is not None
-        for name in names(side, self.weights):
+        values, unit = [], self.unit
+        ranged = self.model.output_head(self.weights)[0].rating_range is not None
+        for name in self.model.tables(side):
             # In training units the error is 1 / unit of that in stars, its square 1 / unit^2; weights as in `Units`.
-            power = unit**2 if ranged else unit if name.endswith("factors") else 1.0
+            power = unit**2 if ranged else unit if self.weights[name].ndim == 2 else 1.0
             decay = self.optimizer.decay_of(name) if self.optimizer.decay == "per_rating" else 0.0
-            values.append(np.full(k if name.endswith("factors") else 1, 0.5 * decay * power))
+            values.append(np.full(width(self.weights[name]), 0.5 * decay * power))
         return np.concatenate(values)
 
 
@@ -160,14 +158,23 @@ def usable_ratings(inputs: Inputs, ratings: Ratings, side: str) -> tuple[np.ndar
     return vocabulary.ids[index[usable]], at[usable], ratings.rating[usable]
 
 
-def names(side: str, weights: Weights) -> list[str]:
-    """Return the names of the tables of a side, factors first."""
-    return [name for name in (f"{side}_factors", f"{side}_bias") if name in weights]
+def width(table: np.ndarray) -> int:
+    """Return how many numbers a row of a table has."""
+    return int(np.prod(table.shape[1:]))
 
 
-def table(side: str, weights: Weights) -> np.ndarray:
-    """Return factors, and the bias if there is one, side by side, float64."""
-    return np.column_stack([weights[name].astype(np.float64) for name in names(side, weights)])
+def table(model: Model, side: str, weights: Weights) -> np.ndarray:
+    """Return the tables of a side (factors, biases) side by side, float64, shape (rows, D)."""
+    tables = (weights[name].astype(np.float64) for name in model.tables(side))
+    return np.column_stack([w.reshape(len(w), -1) for w in tables])
+
+
+def pieces(model: Model, side: str, weights: Weights, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Cut rows (..., D) as `table` makes them into those of each table, by name: (..., *shape of its row)."""
+    names = model.tables(side)
+    ends = np.cumsum([width(weights[name]) for name in names])[:-1]
+    cut = zip(names, np.split(rows, ends, axis=-1), strict=True)
+    return {name: piece.reshape(*rows.shape[:-1], *weights[name].shape[1:]) for name, piece in cut}
 
 
 def solve(
@@ -200,20 +207,18 @@ def solve(
     -------
     array of float64, shape (D,)
     """
-    head, w = scoring.head_of(model, weights)
-    w = {name: value.astype(np.float64) for name, value in w.items() if not name.startswith(("user_", "item_"))}
-    n, k = len(other), head.n_factors
-    for name in names(opposite(side), weights):
-        w[name] = weights[name][other].astype(np.float64)
-    own = names(side, weights)
-    here = np.arange(n)
+    head, w = model.output_head(weights)
+    n = len(other)
+    of_other = set(model.tables(opposite(side)))
+    w = {name: (value[other] if name in of_other else value).astype(np.float64) for name, value in w.items()}
+    own = model.tables(side)
+    pairs = Batch(np.arange(n), np.arange(n))
 
     def predict(x: np.ndarray) -> tuple[np.ndarray, object]:
         # A copy of the row for each rating: the gradient of copy j is then row j of J.
-        w[own[0]] = np.broadcast_to(x[:k], (n, k))
-        if len(own) > 1:
-            w[own[1]] = np.broadcast_to(x[k], (n,))
-        return head.forward(w, here, here)
+        for name, piece in pieces(model, side, weights, x).items():
+            w[name] = np.broadcast_to(piece, (n, *piece.shape))
+        return head.forward(w, pairs)
 
     def objective(x: np.ndarray, y: np.ndarray) -> float:
         return float(((y - rating) ** 2).sum() + (x - x0) @ a @ (x - x0))
@@ -224,7 +229,8 @@ def solve(
     for _ in range(STEPS):
         grads = head.backward(w, cache, np.ones(n))
         # A hybrid may have biases that its output head does not use.
-        jacobian = np.column_stack([grads.get(name, np.zeros(n)) for name in own])
+        none = {name: np.zeros_like(w[name]) for name in own}
+        jacobian = np.column_stack([grads.get(name, none[name]).reshape(n, -1) for name in own])
         curvature = jacobian.T @ jacobian + a
         slope = jacobian.T @ (rating - y) - a @ (x - x0)
         while True:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minicf.data import Vocabulary
-from minicf.models import Weights
-from minicf.recommender.fold_in import names
+from minicf.data import Bags, Vocabulary
+from minicf.models import Model, Weights
+from minicf.recommender.fold_in import pieces
 from minicf.recommender.inputs import SIDES
-from minicf.scoring import Skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,27 +37,27 @@ class Growth:
             merged[side] = Vocabulary._trusted(np.unique(np.concatenate([old.ids, new]))) if len(new) else old
         return cls(merged, {side: merged[side].index(old.ids) for side, old in known.items()})
 
-    def weights(self, weights: Weights, solved: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Weights:
+    def weights(self, model: Model, weights: Weights, solved: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Weights:
         """Return the weights with larger tables.
 
         Parameters
         ----------
+        model : Model
         weights : dict of arrays
         solved : dict of (ids of shape (m,), rows of shape (m, D)), by side
             Of `FoldIn.rows`. Other new ids get the mean row.
         """
         grown = dict(weights)
         for side in SIDES:
-            own = names(side, weights)
-            for name in own:
+            for name in model.tables(side):
                 w = weights[name]
                 grown[name] = np.empty((len(self.vocabularies[side]), *w.shape[1:]), w.dtype)
                 grown[name][...] = w.mean(axis=0, dtype=np.float64)
                 grown[name][self.places[side]] = w
             if side in solved:
                 ids, rows = solved[side]
-                at, k = self.vocabularies[side].index(ids), weights[own[0]].shape[1]
-                for name, value in zip(own, (rows[:, :k], rows[:, -1]), strict=False):
+                at = self.vocabularies[side].index(ids)
+                for name, value in pieces(model, side, weights, rows).items():
                     grown[name][at] = value
         return grown
 
@@ -76,10 +75,10 @@ class Growth:
             known[self.vocabularies["item"].index(items.ids)[there]] = more[there]
         return known
 
-    def seen(self, seen: Skip | None, user: np.ndarray, item: np.ndarray) -> Skip | None:
+    def seen(self, seen: Bags | None, user: np.ndarray, item: np.ndarray) -> Bags | None:
         """Return the seen items of all users, with pairs of new rows of user and item added."""
         if seen is None:
             return None
         before = self.places["user"][np.repeat(np.arange(len(seen.start) - 1), np.diff(seen.start))]
-        items = self.places["item"].astype(np.int32)[seen.items]
-        return Skip.of(np.concatenate([before, user]), np.concatenate([items, item]), len(self.vocabularies["user"]))
+        items = self.places["item"].astype(np.int32)[seen.index]
+        return Bags.of(np.concatenate([before, user]), np.concatenate([items, item]), len(self.vocabularies["user"]))

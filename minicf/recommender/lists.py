@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from minicf.data import Ratings
+from minicf.data import Bags, Ratings
 from minicf.recommender.inputs import Inputs, as_ids
-from minicf.scoring import Skip
 
 # --- seen items -------------------------------------------------------------------------------------------------------
 
 
-def seen_of(seen: Skip, users: np.ndarray, n_items: int, candidates: np.ndarray | None) -> Skip:
+def seen_of(seen: Bags, users: np.ndarray, n_items: int, candidates: np.ndarray | None) -> Bags:
     """Return the seen items of some users, as positions among the candidates.
 
     Parameters
     ----------
-    seen : Skip
+    seen : Bags
         Rows of items, for each user.
     users : array of int, shape (n_lists,)
         Rows; -1, an unknown user, has seen nothing.
@@ -35,8 +34,8 @@ def seen_of(seen: Skip, users: np.ndarray, n_items: int, candidates: np.ndarray 
         return skip
     position = np.full(n_items, -1, np.int32)
     position[candidates] = np.arange(len(candidates), dtype=np.int32)
-    at, owner = position[skip.items], np.repeat(np.arange(len(users)), np.diff(skip.start))
-    return Skip.of(owner[at >= 0], at[at >= 0], len(users))
+    at, owner = position[skip.index], np.repeat(np.arange(len(users)), np.diff(skip.start))
+    return Bags.of(owner[at >= 0], at[at >= 0], len(users))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -116,8 +115,10 @@ class Lists:
         table: dict[str, Any] = dict(self.named(side, rows))
         if f"{side}_bias" in weights:
             table["bias"] = weights[f"{side}_bias"][rows]
-        factors = weights[f"{side}_factors"][rows]
-        return pd.DataFrame(table | {f"factor_{j}": factors[:, j] for j in range(factors.shape[1])})
+        if f"{side}_factors" in weights:
+            factors = weights[f"{side}_factors"][rows]
+            table |= {f"factor_{j}": factors[:, j] for j in range(factors.shape[1])}
+        return pd.DataFrame(table)
 
 
 # --- relevant items ---------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from minicf.arguments import check_choice
+from minicf.data import Bags
+from minicf.models import Model
 from minicf.recommender.scores import Scores, with_mean_row
-from minicf.scoring import Skip
 
 METRICS = ("cosine", "dot")
 
@@ -19,14 +20,21 @@ class Neighbors:
 
     Parameters
     ----------
+    model : Model
     weights : dict of float32 arrays
         Not changed, and not to be changed: normalized rows and indexes made of them are kept.
     """
 
-    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
-        self._weights = weights
+    def __init__(self, model: Model, weights: Mapping[str, np.ndarray]) -> None:
+        self._model, self._weights = model, weights
         self._vectors: dict[tuple[str, str], np.ndarray] = {}
         self._indexes: dict[tuple[str, str], Any] = {}
+
+    def factors(self, side: str) -> np.ndarray:
+        """Return the factors of a side (rows, K); refuse a model that has none by that name."""
+        if f"{side}_factors" not in self._weights:
+            raise ValueError(f"model is {self._model}, which has no {side}_factors to compare rows by")
+        return self._weights[f"{side}_factors"]
 
     def of_rows(
         self, scores: Scores, side: str, rows: np.ndarray, n: int, metric: str, index: str | None
@@ -56,7 +64,7 @@ class Neighbors:
         if index is not None:
             return self._from_index(index, side, metric, vectors[own], rows, n)
         present = np.flatnonzero(rows >= 0)
-        return scores.nearest(vectors, others, own, n, Skip.of(present, rows[present], len(rows)))
+        return scores.nearest(vectors, others, own, n, Bags.of(present, rows[present], len(rows)))
 
     def of_vector(
         self, scores: Scores, side: str, vector: np.ndarray, n: int, metric: str
@@ -73,7 +81,7 @@ class Neighbors:
         check_choice("metric", metric, METRICS)
         key = metric, side
         if key not in self._vectors:
-            factors = with_mean_row(self._weights[f"{side}_factors"])
+            factors = with_mean_row(self.factors(side))
             self._vectors[key] = _normalized(factors) if metric == "cosine" else factors
         return self._vectors[key]
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minicf import models, scoring
+from minicf import scoring
 from minicf.backends import get_backend
-from minicf.models import Model
-from minicf.optim import SGD
-from minicf.scoring import Skip
+from minicf.data import Bags, Batch
+from minicf.models import Model, Score
+from minicf.models.dot import dot_scorer
 
 
 class Scores:
@@ -34,9 +34,10 @@ class Scores:
         self.backend, self.n_threads = backend, n_threads
         self._model, self._weights = model, weights
         self._backend = get_backend(backend)
-        self._n_users, self._n_items = len(weights["user_factors"]), len(weights["item_factors"])
+        sizes = model.sizes_of(weights)
+        self._n_users, self._n_items = sizes["user"], sizes["item"]
         self._program: Any = None
-        self._all_items: scoring.Score | None = None
+        self._all_items: Score | None = None
 
     def pairs(self, user: np.ndarray, item: np.ndarray) -> NDArray[np.float32]:
         """Score pairs of rows.
@@ -52,16 +53,17 @@ class Scores:
             Scores in stars, not cut to the range of the ratings.
         """
         if self._program is None:
-            tables = {name: with_mean_row(w) if name in models.TABLES else w for name, w in self._weights.items()}
-            self._program = self._backend.compile(self._model, SGD(0.0), tables, 0, "float32")
+            tables = set(self._model.tables("user") + self._model.tables("item"))
+            weights = {name: with_mean_row(w) if name in tables else w for name, w in self._weights.items()}
+            self._program = self._backend.compile(self._model, None, weights)
         user, item = (
             np.where(rows < 0, size, rows).astype(np.int32)
             for rows, size in ((user, self._n_users), (item, self._n_items))
         )
-        return np.asarray(self._program.predict(user, item), np.float32)
+        return np.asarray(self._program.predict(Batch(user, item)), np.float32)
 
     def best(
-        self, user: np.ndarray, n: int, skip: Skip | None = None, items: np.ndarray | None = None
+        self, user: np.ndarray, n: int, skip: Bags | None = None, items: np.ndarray | None = None
     ) -> NDArray[np.int_]:
         """Return the rows of the n best items of each user.
 
@@ -70,7 +72,7 @@ class Scores:
         user : array of int, shape (n_lists,)
             Rows; -1 for the mean row.
         n : int
-        skip : Skip, optional
+        skip : Bags, optional
             For each list, positions in `items` to leave out.
         items : array of int, optional
             Rows of the items to choose among, ascending; by default all.
@@ -89,7 +91,7 @@ class Scores:
         return index if items is None or not len(items) else np.where(index < 0, -1, items[index])
 
     def nearest(
-        self, vectors: np.ndarray, others: np.ndarray, rows: np.ndarray, n: int, skip: Skip | None = None
+        self, vectors: np.ndarray, others: np.ndarray, rows: np.ndarray, n: int, skip: Bags | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the n rows of `others` with the largest dot product with ``vectors[rows]``, and the products.
 
@@ -98,7 +100,7 @@ class Scores:
         vectors, others : arrays of float32, shapes (m, K) and (n_others, K)
         rows : array of int, shape (n_lists,)
         n : int
-        skip : Skip, optional
+        skip : Bags, optional
             For each list, rows of `others` to leave out.
 
         Returns
@@ -106,32 +108,24 @@ class Scores:
         index, product : arrays of int and float32, shape (n_lists, n or fewer)
             -1 and -inf where a list is shorter.
         """
-        return self._top(scoring.dot_scorer(vectors, others, self._xp), rows, len(others), n, skip)
+        return self._top(dot_scorer(vectors, others, self._backend.module()), rows, len(others), n, skip)
 
-    def _score(self, items: np.ndarray | None) -> scoring.Score:
+    def _score(self, items: np.ndarray | None) -> Score:
         """Return the scores of users, the mean row last, for all items or some."""
-        tables = dict(self._weights)
-        for name, w in tables.items():
-            if name in models.USER_TABLES:
-                tables[name] = with_mean_row(w)
-            elif name in models.ITEM_TABLES and items is not None:
-                tables[name] = w[items]
-        return scoring.scorer(self._model, tables, self._xp)
+        weights = dict(self._weights)
+        for name in self._model.tables("user"):
+            weights[name] = with_mean_row(weights[name])
+        for name in self._model.tables("item") if items is not None else ():
+            weights[name] = weights[name][items]
+        return self._model.scorer(weights, xp=self._backend.module())
 
     def _top(
-        self, score: scoring.Score, rows: np.ndarray, n_items: int, n: int, skip: Skip | None
+        self, score: Score, rows: np.ndarray, n_items: int, n: int, skip: Bags | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        compiled = self._backend.NAME != "numpy"
-        return scoring.top_n(score, rows, n_items, n, skip, self.n_threads, compiled, self._xp)
-
-    @property
-    def _xp(self) -> Any:
-        """The module that computes scores: CuPy on the GPU's backend, else NumPy."""
-        if self._backend.NAME != "cupy":
-            return np
-        import cupy
-
-        return cupy
+        here = self._backend
+        return scoring.top_n(
+            score, rows, n_items, n, skip, self.n_threads, here.select, here.module(), here.scores_bytes
+        )
 
 
 def with_mean_row(table: np.ndarray) -> np.ndarray:

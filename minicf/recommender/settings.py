@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 
-from minicf import backends, schedules, scoring
-from minicf.arguments import check_choice, check_flag, check_seed, check_whole
+from minicf import backends, schedules
+from minicf.arguments import check_bool, check_choice, check_int, check_seed
 from minicf.models import Dot, DotBias, Hybrid, Model, Net
 from minicf.optim import SGD, Adam, Optimizer
 from minicf.recommender.inputs import DUPLICATES, UNKNOWN
 from minicf.schedules import Schedule
+from minicf.threads import count_threads
 
 # Chosen by cross-validation inside training rows, on MovieLens and on synthetic sets of several shapes: the record is
 # bench/results/defaults.csv, the search bench/search_defaults.py. For ratings of standard deviation 1 (see `Units`).
@@ -70,9 +71,9 @@ class Settings:
         columns = [arguments[role] for role in ("user", "item", "rating")]
         if not all(isinstance(name, str) for name in columns) or len(set(columns)) < 3:
             raise ValueError(f"user, item and rating are {columns}; they must be the names of three columns")
-        scoring.threads(arguments["n_threads"])
-        verbose = check_flag("verbose", arguments["verbose"])
-        model = _model(arguments["model"], check_whole("n_factors", arguments["n_factors"], 1))
+        count_threads(arguments["n_threads"])
+        verbose = check_bool("verbose", arguments["verbose"])
+        model = _model(arguments["model"], check_int("n_factors", arguments["n_factors"], 1))
         defaults = DOT_DEFAULTS if isinstance(model, Dot) else NET_DEFAULTS
         is_default = arguments["optimizer"] is None
         optimizer = defaults["optimizer"] if is_default else arguments["optimizer"]
@@ -87,7 +88,7 @@ class Settings:
                 raise ValueError(f"schedule is {schedule!r}; it must be one of {sorted(SCHEDULES)}, or a Schedule")
             schedule = SCHEDULES[schedule]
         epochs, batch_size = (
-            defaults[name] if arguments[name] is None else check_whole(name, arguments[name], 1)
+            defaults[name] if arguments[name] is None else check_int(name, arguments[name], 1)
             for name in ("epochs", "batch_size")
         )
         return cls(
@@ -97,7 +98,7 @@ class Settings:
             epochs=epochs,
             batch_size=batch_size,
             schedule=schedule,
-            early_stopping=None if early_stopping is None else check_whole("early_stopping", early_stopping, 1),
+            early_stopping=None if early_stopping is None else check_int("early_stopping", early_stopping, 1),
             validation_fraction=arguments["validation_fraction"],
             backend=arguments["backend"],
             n_threads=arguments["n_threads"],

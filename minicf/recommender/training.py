@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from minicf.callbacks import EarlyStopping
 from minicf.data import Ratings
 from minicf.models import Model
 from minicf.recommender.settings import Settings
 from minicf.recommender.units import Units
-from minicf.train import Trainer
+from minicf.train import EarlyStopping, Trainer
 
 MIN_TILED = 50_000
 """The smallest number of ratings that are trained in tiles (see `minicf.tiles`): fewer make too few to shuffle."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -68,10 +68,10 @@ class Units:
 
 def centered(model: Model, mean: float) -> Model:
     """Return the model with the mean rating as its `global_mean`, unless it has one of its own."""
-    if isinstance(model, Hybrid):
+    if type(model) is Hybrid:
         members = {name: (centered(head, mean), weight) for name, (head, weight) in model.members.items()}
         return Hybrid(members, model.output)
-    if model.global_mean:
+    if model.global_mean or "global_mean" not in {field.name for field in fields(model)}:  # type: ignore[arg-type]
         return model
     if model.rating_range is not None:
         low, high = model.rating_range
