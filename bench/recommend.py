@@ -19,7 +19,10 @@ from typing import Any
 import numpy as np
 
 from minicf import Dot, scoring
-from minicf.scoring import Skip
+from minicf.backends import get_backend
+from minicf.data import Bags
+from minicf.models.dot import dot_scorer
+from minicf.threads import count_threads
 
 RECORD = Path(__file__).parent / "results" / "recommend.csv"
 USERS, ITEMS, K, RATINGS, N = 71_567, 10_681, 64, 10_000_054, 10
@@ -54,14 +57,14 @@ def main(turns: int = 5) -> None:
     users = random.normal(0, 0.3, (USERS, K)).astype(np.float32)
     items = random.normal(0, 0.3, (ITEMS, K)).astype(np.float32)
     popularity = np.arange(1, ITEMS + 1) ** -0.8
-    rated = Skip.of(
+    rated = Bags.of(
         random.integers(0, USERS, RATINGS), random.choice(ITEMS, RATINGS, p=popularity / popularity.sum()), USERS
     )
     rows = np.arange(USERS)
 
     def ours() -> Any:
-        score = scoring.scorer(Dot(K), {"user_factors": users, "item_factors": items})
-        return scoring.top_n(score, rows, ITEMS, N, rated)
+        score = Dot(K).scorer({"user_factors": users, "item_factors": items})
+        return scoring.top_n(score, rows, ITEMS, N, rated, select=get_backend("auto").select)
 
     calls = {"minicf": ours}
     try:
@@ -75,7 +78,7 @@ def main(turns: int = 5) -> None:
             def recalculate_user(self, *_: Any) -> None: ...
             def recalculate_item(self, *_: Any) -> None: ...
 
-        other = Fixed(num_threads=scoring.threads())
+        other = Fixed(num_threads=count_threads())
         other.user_factors, other.item_factors = users, items
         matrix = scipy.sparse.csr_matrix(
             (np.ones(len(rated.items), np.float32), rated.items, rated.start), (USERS, ITEMS)
@@ -88,8 +91,8 @@ def main(turns: int = 5) -> None:
         calls["implicit"] = theirs
     except ImportError:
         print("implicit is not installed", file=sys.stderr)
-    small = Skip(rated.start[:65], rated.items)
-    scoring.top_n(scoring.dot_scorer(users, items), rows[:64], ITEMS, N, small)  # compiles
+    small = Bags(rated.start[:65], rated.index)
+    scoring.top_n(dot_scorer(users, items), rows[:64], ITEMS, N, small, select=get_backend("auto").select)  # compiles
     # Memory is of the first call: later ones find it with the allocator.
     first = {name: watched(call) for name, call in calls.items()}
     if len(first) == 2:
@@ -101,7 +104,7 @@ def main(turns: int = 5) -> None:
         for name, call in calls.items():
             _, wall, cpu, _ = watched(call)
             rows_out.append({"turn": turn, "library": name, "seconds": round(wall, 3), "cpu_seconds": round(cpu, 3),
-                             "megabytes": round(first[name][3]), "threads": scoring.threads()})  # fmt: skip
+                             "megabytes": round(first[name][3]), "threads": count_threads()})  # fmt: skip
             print(rows_out[-1])
     RECORD.parent.mkdir(exist_ok=True)
     with RECORD.open("w", newline="") as file:

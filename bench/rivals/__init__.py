@@ -17,6 +17,7 @@ import numpy as np
 from bench.data import Table
 from bench.settings import Setting
 from minicf import Net, rng
+from minicf.data import Batch
 from minicf.models import Model
 from minicf.optim import Optimizer
 
@@ -246,7 +247,7 @@ def validation_error(model: Model, weights: dict[str, np.ndarray], table: Table)
     squared = 0.0
     for start in range(0, len(table.valid_user), 1 << 16):
         part = slice(start, start + (1 << 16))
-        y = model.predict(exact, table.valid_user[part], table.valid_item[part])
+        y = model.predict(exact, Batch(table.valid_user[part], table.valid_item[part]))
         squared += float(np.square(y - table.valid_rating[part]).sum())
     return squared / len(table.valid_user)
 

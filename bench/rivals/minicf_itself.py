@@ -14,7 +14,10 @@ from bench.rivals import SEED, Contender, MiniBatch, Task, Turn, planted_tables,
 from bench.settings import Setting
 from minicf import scoring
 from minicf.backends import get_backend
+from minicf.data import Bags, Batch
 from minicf.models import Model
+from minicf.models.dot import dot_scorer
+from minicf.solvers import Gradient, Part
 from minicf.tiles import Tiles
 
 PACKAGES = ("minicf", "numba", "llvmlite", "numpy")
@@ -32,13 +35,14 @@ class Reference(MiniBatch):
 
     def build(self, model: Model) -> None:
         compiler = get_backend(self.backend)
-        self.program = compiler.compile(model, self.optimizer, self.start(model), SEED, self.dtype, self.task.threads)
+        solver = Gradient(self.optimizer, batch_size=self.task.batch)
+        self.program = compiler.compile(model, solver, self.start(model), SEED, self.dtype, self.task.threads)
 
     def run(self, first: int, count: int) -> None:
         batch, t = self.task.batch, self.table
         rows = self.order[first * batch : (first + count) * batch]
         rates = self.rates[first : first + count]
-        done = self.program.train(t.user, t.item, t.rating, rows, batch, rates)
+        done = self.program.run(Batch(t.user, t.item, t.rating), Part("batches", rows, rates))
         if done.failed_step >= 0:
             raise ArithmeticError(f"training diverged at step {first + done.failed_step}")
 
@@ -156,16 +160,17 @@ class Top(Contender):
         self.p, self.q = planted_tables(t.n_users, t.n_items, self.task.options["k"])
         begin = time.perf_counter()
         start, items = seen_rows(t)
-        self.skip = scoring.Skip(start.astype(np.int64), items.astype(np.int32))
+        self.skip = Bags(start.astype(np.int64), items.astype(np.int32))
         self.prepare_s = time.perf_counter() - begin
         first = timed(lambda: self._run(10))
         self.compile_s = max(0.0, first - timed(lambda: self._run(10)))
 
     def _run(self, n: int) -> Any:
-        score = scoring.dot_scorer(self.p, self.q)
+        score = dot_scorer(self.p, self.q)
         users = np.arange(n)
-        skip = scoring.Skip(self.skip.start[: n + 1], self.skip.items)
-        return scoring.top_n(score, users, self.table.n_items, 10, skip, self.task.threads)
+        skip = Bags(self.skip.start[: n + 1], self.skip.index)
+        select = get_backend("auto").select
+        return scoring.top_n(score, users, self.table.n_items, 10, skip, self.task.threads, select)
 
     def check(self) -> dict[str, Any]:
         return {"scores": self._run(min(2000, self.table.n_users))[1]}
