@@ -483,7 +483,7 @@ def per_rating(
 ) -> list[dict[str, Any]]:
     """Tiles beside racing, in half and single precision: ratings a second, and the error on held-out planted data,
     beside that of the CPU (Numba, float32) after as many epochs, which is not timed."""
-    from minicf.backends import numba_cpu
+    from minicf.backends.numba import program as numba_program
 
     random = np.random.default_rng(0)
     user = random.integers(0, users, ratings).astype(np.int32)
@@ -508,7 +508,7 @@ def per_rating(
         return float(np.sqrt(np.mean(np.square(error, dtype=np.float64))))
 
     tiles = Tiles(Table(user[kept], item[kept], rating[kept], users, items))  # type: ignore[arg-type]
-    cpu = numba_cpu.compile(model, optimizer, start)
+    cpu = numba_program.compile(model, optimizer, start)
     for epoch in range(turns + 1):
         cpu.train_tiles(tiles, tiles.rounds(0, epoch), np.full(tiles.n_blocks, optimizer.lr))
     expected = rmse(cpu)

@@ -2,7 +2,7 @@
 
 A block of users is scored against all items, what must not come back is struck out, and the best of each row are
 kept. The order is by score, equal scores by index, so that the answer is one whatever the blocks and the threads.
-`select` is the reference; `backends/numba_topn.py` has the compiled one, `backends/cupy_gpu.py` that of a GPU, where
+`select` is the reference; `backends/numba/top.py` has the compiled one, `backends/cupy_gpu.py` that of a GPU, where
 the scores are computed too: `xp` is CuPy then.
 """
 
@@ -207,7 +207,7 @@ def top_n(
 
         choose, held = cupy_gpu.select, cupy_gpu.SCORES_BYTES
     elif compiled:
-        from minicf.backends.numba_topn import select as choose
+        from minicf.backends.numba.top import select as choose
     n = min(n, n_items)
     index, best = np.empty((len(rows), n), np.int32), np.empty((len(rows), n), np.float32)
     if len(rows) == 0 or n == 0:

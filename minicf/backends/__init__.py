@@ -11,7 +11,7 @@ log = logging.getLogger("minicf")
 
 _MODULES = {
     "cupy": "minicf.backends.cupy_gpu",
-    "numba": "minicf.backends.numba_cpu",
+    "numba": "minicf.backends.numba.program",
     "numpy": "minicf.backends.base",
 }
 _PREFERENCE = ("cupy", "numba", "numpy")
