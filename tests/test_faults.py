@@ -1,10 +1,9 @@
-"""Full disks, read-only folders, signals, dying workers, damaged caches, a GPU that goes away: what the user had is
-intact, and the message says what to do."""
+"""Full disks, read-only folders, signals, dying workers, a GPU that goes away: what the user had is intact, and the
+message says what to do."""
 
 from __future__ import annotations
 
 import errno
-import importlib.util
 import io
 import os
 import pickle
@@ -21,7 +20,7 @@ import pytest
 
 import minicf
 from minicf import files
-from minicf.backends import numba_cache
+from minicf.train import Checkpoint, CSVLog
 from minicf.data import Ratings
 from minicf.models import DotBias
 from minicf.optim import SGD, Adam
@@ -359,68 +358,6 @@ def test_a_worker_that_is_killed_is_an_error_and_no_hang(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:1] == ["TerminatedWorkerError"]
     assert done.stdout.split("\n")[1].startswith("(")
-
-
-# --- compiled code ---------------------------------------------------------------------------------------------------
-
-LISTS = """
-    import logging, sys
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-    import numpy as np
-    from minicf import scoring
-    eye, items = np.eye(5, dtype=np.float32), np.arange(20, dtype=np.float32).reshape(4, 5)
-    print(scoring.top_n(scoring.dot_scorer(eye, items), np.arange(5), 4, 2)[0].ravel().tolist())
-"""
-
-
-def lists(**environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(LISTS)], capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-DAMAGES = {
-    "garbage": lambda data: np.random.RandomState(0).bytes(len(data)),
-    "cut short": lambda data: data[: len(data) // 2],
-    "empty": lambda data: b"",
-}
-
-
-@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_compiled_code_is_compiled_anew(damage, suffix, tmp_path, monkeypatch, caplog):
-    from numba import config
-
-    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "cache"))
-    path = tmp_path / "some_kernels.py"
-    path.write_text("def inner(x):\n    return x + 1\n\n\ndef outer(x):\n    return inner(x) * 2\n")
-
-    def process() -> tuple[int, bool]:
-        """As a new one would: the answer, and whether it was compiled here."""
-        spec = importlib.util.spec_from_file_location("some_kernels", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        module.inner = numba_cache.kept(module.inner)
-        outer = numba_cache.kept(module.outer)
-        return outer(3), bool(outer.stats.cache_misses)
-
-    assert process() == (8, True)
-    assert process() == (8, False)
-    assert caplog.text == ""
-    files_kept = [x for x in (tmp_path / "cache").rglob("*") if x.suffix == suffix]
-    assert len(files_kept) == 2
-    for file in files_kept:
-        file.write_bytes(DAMAGES[damage](file.read_bytes()))
-    assert process() == (8, True)
-    assert f"compiled code in {files_kept[0].parent} is damaged" in caplog.text
-    assert process() == (8, False)  # mended
-
-
-def test_a_cache_folder_that_cannot_be_written_is_no_obstacle():
-    assert lists(NUMBA_CACHE_DIR=os.devnull).endswith(str([3, 2] * 5) + "\n")
 
 
 # --- a GPU ------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import threading
 import weakref
 from typing import Any
 
+import numba
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicf import Cosine, Ratings, Trainer, load_movielens, rng
-from minicf.backends import base, get_backend, numba_cache, numba_cpu, numba_kernels
+from minicf.backends import base, get_backend
+from minicf.backends.numba import adam, epoch, loss, sgd
+from minicf.backends.numba import program as numba_program
+from minicf.backends.numba import tiles as numba_tiles
 from minicf.models import Dot, DotBias, Hybrid, Net
 from minicf.optim import SGD, Adam
 from minicf.tiles import Tiles, _cut, count_blocks
@@ -44,14 +48,14 @@ def test_range_products_are_those_of_the_matrices(steps):
     matrices = idle_matrices(steps)
     levels = max(1, (steps - 1).bit_length())
     table = np.empty((1, levels, steps, 4))
-    numba_kernels.range_table(matrices, table[0])
+    sgd.range_table(matrices, table[0])
     logs = np.zeros(1 << levels, np.uint8)
     for level in range(levels):
         logs[1 << level : 2 << level] = level
     for start in range(steps + 1):
         product = np.eye(2)
         for stop in range(start, steps + 1):
-            got = np.reshape(numba_kernels._product(table, 0, logs, 0, start, stop), (2, 2)) + LESS
+            got = np.reshape(sgd.product(table, 0, logs, 0, start, stop), (2, 2)) + LESS
             # A product of at most 65 matrices of norm near 1, in float64.
             np.testing.assert_allclose(got, product, rtol=0, atol=1e-13)
             if stop < steps:
@@ -61,7 +65,7 @@ def test_range_products_are_those_of_the_matrices(steps):
 def test_powers_are_repeated_products():
     matrix = idle_matrices(5)[2]
     table = np.empty((40, 4))
-    numba_kernels.power_table(matrix, table)
+    sgd.power_table(matrix, table)
     for n in range(40):
         expected = np.linalg.matrix_power(matrix.reshape(2, 2), n)
         np.testing.assert_allclose(table[n].reshape(2, 2) + LESS, expected, rtol=0, atol=1e-13)
@@ -89,7 +93,7 @@ LONG_OPTIMIZERS = {
 def test_2500_steps_equal_the_reference(name):
     opt, model = LONG_OPTIMIZERS[name], DotBias(5)
     expected = cases.run(base, model, opt, LONG)
-    got = cases.run(numba_cpu, model, opt, LONG)
+    got = cases.run(numba_program, model, opt, LONG)
     # Rounding, or, where gaps are summed, the expansion's truncation: `_TOLERANCE` of a gap's move, 1e-6 after all of
     # them as the moves of a run add up to some thirty times the weights.
     limit = 1e-6 if isinstance(opt, Adam) else 1e-9
@@ -110,7 +114,7 @@ def test_the_sum_over_a_gap_is_used_and_exact():
     rating = np.linspace(1, 5, 1500, dtype=np.float32)
     start = model.init_weights(1, n_items, 1)
     outcomes = []
-    for module in (base, numba_cpu):
+    for module in (base, numba_program):
         program = module.compile(model, opt, start, 0, "float64")
         cases.train(program, user, item, rating, np.arange(1500, dtype=np.int32), 1, 0.01)
         outcomes.append(program.weights()["item_factors"])
@@ -118,7 +122,7 @@ def test_the_sum_over_a_gap_is_used_and_exact():
     # The expansion was in use: from the step on where the table says that it is exact enough.
     good = np.zeros(1501, np.bool_)
     sums = np.zeros((1501, 7))
-    numba_kernels.moment_tables(np.full(1500, 0.01), 0, 0.9, 0.999, 0.0, sums, good, numba_kernels.TOLERANCE)
+    adam.moment_tables(np.full(1500, 0.01), 0, 0.9, 0.999, 0.0, sums, good, adam.TOLERANCE)
     assert not good[50]
     assert good[400:1400].all()
 
@@ -131,7 +135,7 @@ def test_a_gap_so_long_that_beta2_to_its_minus_half_overflows():
     for calls in (1, 3):  # a call ends with all rows caught up
         model = Dot(2)
         opt = Adam(0.01, betas=(0.1, 0.95))
-        program = numba_cpu.compile(model, opt, model.init_weights(1, 2, 1), 0, "float64")
+        program = numba_program.compile(model, opt, model.init_weights(1, 2, 1), 0, "float64")
         for part in np.split(order, calls):
             cases.train(program, user, item, rating, part, 1, 0.01)
         outcomes.append(program.weights()["item_factors"])
@@ -151,7 +155,7 @@ def test_the_expansion_is_as_exact_as_it_says_where_eps_matters(gap, decay):
         state[f"second.{name}"] = (1e-8 * random.choice([0.0, 0.1, 1.0, 10.0], start[name].shape)) ** 2
     zeros = np.zeros(gap, np.int32)
     outcomes = []
-    for module in (base, numba_cpu):
+    for module in (base, numba_program):
         program = module.compile(model, opt, start, 0, "float64")
         program.load(start, state)
         cases.train(program, zeros, zeros, np.ones(gap, np.float32), np.arange(gap, dtype=np.int32), 1, 0.01)
@@ -160,7 +164,7 @@ def test_the_expansion_is_as_exact_as_it_says_where_eps_matters(gap, decay):
         moved = np.abs(outcomes[0][name] - start[name])[1:]  # row 0 is named at each step
         error = np.abs(outcomes[1][name] - outcomes[0][name])[1:]
         assert moved.max() > 0.005
-        assert (error <= numba_kernels.TOLERANCE * moved + 1e-15).all()
+        assert (error <= adam.TOLERANCE * moved + 1e-15).all()
 
 
 @pytest.mark.parametrize("decay", [{}, {"weight_decay": {"item_bias": 2.0, "item_factors": 3.0}, "decay": "decoupled"}])
@@ -175,7 +179,7 @@ def test_the_expansion_of_a_gap_that_ends_within_a_call(decay):
         state[f"first.{name}"] = 1e-8 * random.standard_normal(start[name].shape)
         state[f"second.{name}"] = (1e-8 * random.choice([0.0, 0.1, 1.0, 10.0], start[name].shape)) ** 2
     item, user, rating = np.arange(n, dtype=np.int32), np.zeros(n, np.int32), np.ones(n, np.float32)
-    programs = [module.compile(model, opt, start, 0, "float64") for module in (base, numba_cpu)]
+    programs = [module.compile(model, opt, start, 0, "float64") for module in (base, numba_program)]
     for program in programs:
         program.load(start, state)
     cases.train(programs[1], user, item, rating, item, 1, 0.01)
@@ -187,7 +191,7 @@ def test_the_expansion_of_a_gap_that_ends_within_a_call(decay):
         last = now
     got = programs[1].weights()
     for name, way in path.items():
-        assert (np.abs(got[name] - last[name]) <= numba_kernels.TOLERANCE * way + 1e-15).all()
+        assert (np.abs(got[name] - last[name]) <= adam.TOLERANCE * way + 1e-15).all()
 
 
 FLOAT32 = ("momentum l2", "adam", "adamw by name", "adam l2")
@@ -200,7 +204,7 @@ def test_float32_rounds_at_most_twice_as_much_as_pytorch(name):
 
     opt, model = LONG_OPTIMIZERS[name], DotBias(5)
     exact = cases.run(base, model, opt, LONG).arrays()
-    ours = cases.run(numba_cpu, model, opt, LONG, "float32").arrays()
+    ours = cases.run(numba_program, model, opt, LONG, "float32").arrays()
     theirs = torch_twins.run(model, opt, LONG, "float32").arrays()
     ratios = []
     for key, value in exact.items():
@@ -237,7 +241,7 @@ def test_factors_near_one_keep_their_digits(opt):
     user, item = np.zeros(n, np.int32), (random.random(n) < 0.5).astype(np.int32)
     rating = random.uniform(1, 5, n).astype(np.float32)
     outcomes = []
-    for module, dtype in ((base, "float64"), (numba_cpu, "float32")):
+    for module, dtype in ((base, "float64"), (numba_program, "float32")):
         program = module.compile(model, opt, model.init_weights(2, 3, 1), 0, dtype)
         cases.train(program, user, item, rating, np.arange(n, dtype=np.int32), 1, opt.lr)
         state = {name: x for name, x in program.state().items() if name.startswith("second")}
@@ -281,7 +285,7 @@ def test_rows_of_many_vectors_equal_the_reference(name, factors):
     """Rows of three vectors, two at once and one more behind them, and of five, four at once and one more."""
     opt, model, problem = LONG_OPTIMIZERS[name], DotBias(factors), cases.Problem(epochs=10)
     expected = cases.run(base, model, opt, problem)
-    got = cases.run(numba_cpu, model, opt, problem)
+    got = cases.run(numba_program, model, opt, problem)
     assert max(cases.distances(got, expected).values()) < cases.TOLERANCE
 
 
@@ -290,9 +294,9 @@ def test_many_rows_on_one_side_are_all_replayed(n_users, n_items):
     """Rows are cut into chunks for threads: one side has many, the other one."""
     opt, model = LONG_OPTIMIZERS["adam l2"], DotBias(5)
     problem = cases.Problem(n_users=n_users, n_items=n_items, epochs=2)
-    assert max(n_users, n_items) > 4 * numba_kernels.CHUNK
+    assert max(n_users, n_items) > 4 * epoch.CHUNK
     expected = cases.run(base, model, opt, problem)
-    got = cases.run(numba_cpu, model, opt, problem)
+    got = cases.run(numba_program, model, opt, problem)
     assert max(cases.distances(got, expected).values()) < cases.TOLERANCE
 
 
@@ -327,7 +331,7 @@ def test_any_sizes_repeats_and_schedules(case):
     model, name, problem = case
     opt = cases.optimizer(name, model)
     expected = cases.run(base, model, opt, problem)
-    got = cases.run(numba_cpu, model, opt, problem)
+    got = cases.run(numba_program, model, opt, problem)
     assert max(cases.distances(got, expected).values()) < cases.TOLERANCE
 
 
@@ -335,7 +339,7 @@ def test_any_sizes_repeats_and_schedules(case):
 def test_predictions_equal_the_reference(name):
     model, problem = cases.ALL_MODELS[name], cases.Problem()
     user, item, _ = problem.ratings()
-    programs = [m.compile(model, SGD(0.1), problem.weights(model), 0, "float64") for m in (base, numba_cpu)]
+    programs = [m.compile(model, SGD(0.1), problem.weights(model), 0, "float64") for m in (base, numba_program)]
     for head in (None, *model.heads):
         expected, got = (cases.predict(program, user, item, head or None) for program in programs)
         assert np.ptp(expected) > 0.1
@@ -349,7 +353,7 @@ def test_a_unit_that_is_exactly_0_has_slope_0():
     weights["hidden.0.weight"][:, :3] = 0.0
     weights["hidden.0.bias"][:3] = 0.0
     user, item, rating = problem.ratings()
-    for module in (base, numba_cpu):
+    for module in (base, numba_program):
         program = module.compile(model, SGD(0.1), weights, 0, "float64")
         cases.train(program, user, item, rating, problem.orders()[0], problem.batch, 0.1)
         hidden = program.weights()["hidden.0.bias"]
@@ -360,7 +364,7 @@ def test_a_unit_that_is_exactly_0_has_slope_0():
 def test_no_ratings_are_no_step_and_no_failure():
     model, problem = DotBias(5), cases.Problem()
     weights, nothing = problem.weights(model), np.zeros(0, np.int32)
-    for module in (base, numba_cpu):
+    for module in (base, numba_program):
         program = module.compile(model, Adam(0.1, weight_decay=0.1), weights, 0, "float64")
         progress = cases.train(program, *problem.ratings(), nothing, 8, 0.1)
         assert progress.failed_step == -1
@@ -368,6 +372,45 @@ def test_no_ratings_are_no_step_and_no_failure():
         assert program.t == 0
         for name, value in program.weights().items():
             np.testing.assert_array_equal(value, weights[name])
+
+
+# --- losses -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["squared_error", "logistic"])
+@pytest.mark.parametrize("reach", [None, (0.5, 5.0)], ids=["plain", "range"])
+def test_a_loss_and_its_slope_are_those_of_the_formulas(name, reach):
+    def value(s: float, r: float) -> float:
+        y = s if reach is None else reach[0] + (reach[1] - reach[0]) / (1 + np.exp(-s))
+        return float((y - r) ** 2 if name == "squared_error" else np.logaddexp(0, y) - r * y)
+
+    low, high = reach or (0.0, 1.0)
+    for s in (-20.0, -1.5, 0.0, 0.3, 7.0):
+        for r in (0.0, 0.7, 1.0):
+            got, d_s = getattr(loss, name)(s, r, 0.25, reach is not None, low, high, 1.0)
+            assert got == pytest.approx(value(s, r), rel=1e-12, abs=1e-15)
+            slope = (value(s + 1e-5, r) - value(s - 1e-5, r)) / 2e-5
+            assert d_s == pytest.approx(0.25 * slope, rel=1e-6, abs=1e-9)
+
+
+def test_the_logistic_loss_overflows_nowhere():
+    one = np.float32(1)
+    for s in (-1e4, -200.0, 200.0, 1e4):
+        for r in (0.0, 1.0):
+            value, d_s = loss.logistic(np.float32(s), np.float32(r), one, False, one, one, one)
+            assert value == pytest.approx(abs(s) * ((s > 0) != r), abs=1e-30)
+            assert d_s == pytest.approx((s > 0) - r, abs=1e-30)
+    assert np.isnan(loss.logistic(np.nan, 1.0, 1.0, False, 0.0, 1.0, 1.0)).all()
+    assert not np.isfinite(loss.logistic(np.inf, 1.0, 1.0, False, 0.0, 1.0, 1.0)[0])  # divergence is seen
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_losses_stay_in_the_dtype_of_the_scores(dtype):
+    real = np.dtype(dtype).type
+    for name in ("squared_error", "logistic"):
+        compiled = numba.njit(getattr(loss, name).py_func)
+        compiled(*(real(x) for x in (0.5, 1.0, 0.25)), True, *(real(x) for x in (0.5, 5.0, 1.0)))
+        assert {str(kind) for kind in compiled.nopython_signatures[0].return_type} == {dtype}
 
 
 # --- tiles --------------------------------------------------------------------------------------------------------
@@ -501,7 +544,7 @@ def test_few_ratings_in_tiles_equal_the_reference(name, model):
     tiles = Tiles(Ratings.from_frame(frame.drop_duplicates(["userId", "movieId"])), n_blocks=3)
     weights = problem.weights(model)
     outcomes = []
-    for module in (base, numba_cpu):
+    for module in (base, numba_program):
         program = module.compile(model, opt, weights, 0, "float64")
         progress = cases.train_tiles(program, tiles, np.array([2, 0, 1]), np.array([0.05, 0.02, 0.1]))
         assert progress.failed_step == -1
@@ -574,8 +617,8 @@ def test_a_tile_waits_for_those_that_share_its_rows_and_for_no_others(monkeypatc
     n, rounds = 4, [2, 0, 3]
     tiles = Tiles(Ratings(*np.divmod(np.arange(n * n), n), np.arange(n * n) % 5), n_blocks=n)
     order = [[(b, (b + r) % n) for b in range(n)] for r in rounds]
-    names = list(inspect.signature(interpreted(numba_kernels._train_tile)).parameters)
-    monkeypatch.setattr(numba_cpu, "_WORTH_A_THREAD", 1)
+    names = list(inspect.signature(interpreted(numba_tiles.train_tile(loss.loss))).parameters)
+    monkeypatch.setattr(numba_program, "_WORTH_A_THREAD", 1)
     model = Dot(2)
     for r, slow in [(r, tile) for r, tiles_of_round in enumerate(order) for tile in tiles_of_round]:
         workers = OneSlowTile(slow, order, n)
@@ -585,15 +628,15 @@ def test_a_tile_waits_for_those_that_share_its_rows_and_for_no_others(monkeypatc
             return workers.train(*(named[name] for name in ("user", "item", "start", "stop")))
 
         def kernel(*sizes: int, workers: OneSlowTile = workers) -> Any:
-            return functools.partial(workers.run, interpreted(numba_kernels.tile_kernel(*sizes)))
+            return functools.partial(workers.run, interpreted(numba_tiles.tile_kernel(*sizes)))
 
-        monkeypatch.setattr(numba_kernels, "_train_tile", train)
-        monkeypatch.setattr(numba_kernels, "_add", workers.add)
-        monkeypatch.setattr(numba_kernels, "_let_others", workers.let_others)
-        monkeypatch.setattr(numba_kernels, "_exchange_mxcsr", workers.exchange)
-        monkeypatch.setattr(numba_cpu, "tile_kernel", kernel)
+        monkeypatch.setattr(numba_tiles, "train_tile", lambda _, train=train: train)
+        monkeypatch.setattr(numba_tiles, "atomic_add", workers.add)
+        monkeypatch.setattr(numba_tiles, "yield_thread", workers.let_others)
+        monkeypatch.setattr(numba_tiles, "exchange_mxcsr", workers.exchange)
+        monkeypatch.setattr(numba_program, "tile_kernel", kernel)
         weights = model.init_weights(n, n, 0)
-        program = numba_cpu.compile(model, SGD(0.01), weights, 0, "float64", n_threads=n)
+        program = numba_program.compile(model, SGD(0.01), weights, 0, "float64", n_threads=n)
         progress = cases.train_tiles(program, tiles, np.array(rounds), np.full(len(rounds), 0.01))
         assert progress.loss.tolist() == [n * len(rounds)]
         assert workers.controls.count("as it was") == n  # on leaving, each gives back what it found
@@ -610,7 +653,7 @@ def interpreted(function: Any) -> Any:
 
 
 def test_same_bits_at_any_number_of_threads(ratings, monkeypatch):
-    monkeypatch.setattr(numba_cpu, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(numba_program, "_WORTH_A_THREAD", 1)
     few = ratings.take(np.arange(0, len(ratings), 4))
     for model, opt, batch_size, shuffle in [
         (DotBias(5), SGD(0.01, weight_decay=0.02, decay="per_rating"), 1, "tiles"),
@@ -635,25 +678,25 @@ def test_no_more_threads_than_asked_for():
         seen.append(threading.current_thread())
         together.wait()
 
-    numba_cpu._share(work, 3, lambda: seen.append("before"))
+    numba_program._share(work, 3, lambda: seen.append("before"))
     assert len(seen) == 4
     assert len(set(seen)) == 4
     assert threading.current_thread() in seen
     assert seen.index("before") < seen.index(threading.current_thread())
     seen.clear()
-    numba_cpu._share(lambda: seen.append(threading.current_thread()), 1)
+    numba_program._share(lambda: seen.append(threading.current_thread()), 1)
     assert seen == [threading.current_thread()]
 
 
 def test_the_usual_variables_limit_threads(monkeypatch):
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    cores = numba_cpu.threads_by_default()
+    cores = numba_program.threads_by_default()
     assert cores >= 1
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert numba_cpu.threads_by_default() == 1
+    assert numba_program.threads_by_default() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "1000")
-    assert numba_cpu.threads_by_default() == cores
+    assert numba_program.threads_by_default() == cores
 
 
 def test_tiles_need_single_ratings(ratings):
@@ -691,7 +734,7 @@ def test_the_penalty_is_the_references(model, decay):
         exact = base.compile(model, optimizer, weights, dtype="float64").penalty(*counts)
         assert (exact > 0) == (decay != "decoupled" and weight_decay != {})
         for dtype, tolerance in (("float64", 1e-13), ("float32", 1e-6)):  # some roundings of either kind
-            penalty = numba_cpu.compile(model, optimizer, weights, dtype=dtype).penalty(*counts)
+            penalty = numba_program.compile(model, optimizer, weights, dtype=dtype).penalty(*counts)
             assert penalty == pytest.approx(exact, rel=tolerance)
 
 
@@ -706,10 +749,10 @@ def test_auto_takes_numba(caplog):
 
 
 def test_a_model_without_a_kernel_runs_composed_and_says_so_once(caplog, monkeypatch):
-    monkeypatch.setattr(numba_cpu, "_told", set())
+    monkeypatch.setattr(numba_program, "_told", set())
     model = Hybrid({"a": (Dot(3), 1.0), "b": (DotBias(3), 1.0)})
     with caplog.at_level(logging.INFO, "minicf"):
-        programs = [numba_cpu.compile(model, SGD(0.1), model.init_weights(3, 4), 0, "float64") for _ in range(2)]
+        programs = [numba_program.compile(model, SGD(0.1), model.init_weights(3, 4), 0, "float64") for _ in range(2)]
     assert all(type(program) is base.Program for program in programs)
     assert caplog.text.count("no compiled kernel") == 1
 
@@ -728,7 +771,7 @@ def test_denormals_are_flushed_in_kernels_and_nowhere_else(opt, batch_size, shuf
 
 def test_memory_of_a_batch_is_bounded_by_the_tables():
     model = DotBias(4)
-    program = numba_cpu.compile(model, Adam(0.01), model.init_weights(10, 20), 0, "float32")
+    program = numba_program.compile(model, Adam(0.01), model.init_weights(10, 20), 0, "float32")
     n = 5000
     user, item = np.arange(n, dtype=np.int32) % 10, np.arange(n, dtype=np.int32) % 20
     cases.train(program, user, item, np.ones(n, np.float32), np.arange(n, dtype=np.int32), n, 0.01)
@@ -748,18 +791,3 @@ def test_compiling_is_said(tmp_path):
         environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert ("compiled a kernel" in done.stdout) is said
-
-
-def test_without_a_folder_for_compiled_code_it_is_compiled_each_time(monkeypatch, caplog):
-    real = numba_cache.njit
-
-    def no_folder(**options):
-        if options.pop("cache", False):
-            raise RuntimeError("cannot cache function: no locator available")
-        return real(**options)
-
-    monkeypatch.setattr(numba_cache, "njit", no_folder)
-    monkeypatch.setattr(numba_cache, "_told", set())
-    assert numba_kernels._jit(lambda x: x + 1)(2) == 3
-    assert numba_kernels._jit(lambda x: x + 2)(2) == 4
-    assert caplog.text.count("set NUMBA_CACHE_DIR") == 1

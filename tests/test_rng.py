@@ -96,11 +96,11 @@ def test_numbers_are_drawn_in_a_range_and_at_a_scale():
 
 
 def test_compiled_numbers_are_the_same_to_the_last_bit():
-    numba_passes = pytest.importorskip("minicf.backends.numba_passes", exc_type=ImportError)
+    passes = pytest.importorskip("minicf.backends.numba.passes", exc_type=ImportError)
     for n, low, high in ((1, 0.0, 1.0), (7, -0.01, 0.01), (20_000, 0.3, 5.7)):
         for stream in range(3):
             key = rng.key(n, rng.INIT, stream)
-            np.testing.assert_array_equal(numba_passes.uniform(key, n, low, high), rng.uniform(key, n, low, high))
+            np.testing.assert_array_equal(passes.uniform(key, n, low, high), rng.uniform(key, n, low, high))
 
 
 def test_normal_has_the_moments_of_a_standard_normal():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from minicf import blas
-from minicf.backends import numba_cpu
+from minicf.backends.numba import program as numba_program
 from minicf.data import Ratings
 from minicf.models import Dot, DotBias, Hybrid, Net
 from minicf.optim import SGD, Adam
@@ -63,7 +63,7 @@ def bits(trainer: Trainer) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_same_bits_at_any_number_of_threads(name, monkeypatch):
-    monkeypatch.setattr(numba_cpu, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(numba_program, "_WORTH_A_THREAD", 1)
     alone = bits(train(name, n_threads=1))
     for n_threads in (2, 8, 10**9):
         assert bits(train(name, n_threads=n_threads)) == alone, n_threads
@@ -71,7 +71,7 @@ def test_the_same_bits_at_any_number_of_threads(name, monkeypatch):
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_trainers_in_threads_do_not_disturb_one_another(backend, monkeypatch):
-    monkeypatch.setattr(numba_cpu, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(numba_program, "_WORTH_A_THREAD", 1)
     names = [name for name in RUNS if backend == "numba" or RUNS[name][2] > 1]
     expected = {name: bits(train(name, backend)) for name in names}
     before = _blas_threads()
@@ -249,7 +249,7 @@ def test_what_a_thread_raises_is_raised_after_all_have_ended():
             raise MemoryError("in a thread")
 
     with pytest.raises(MemoryError, match="in a thread"):
-        numba_cpu._share(in_another, 4)
+        numba_program._share(in_another, 4)
     assert ended == ["here"]
 
     def in_this_one() -> None:
@@ -260,7 +260,7 @@ def test_what_a_thread_raises_is_raised_after_all_have_ended():
 
     ended.clear()
     with pytest.raises(KeyboardInterrupt):
-        numba_cpu._share(in_this_one, 4)
+        numba_program._share(in_this_one, 4)
     assert ended == ["there"] * 3
 
 
@@ -279,7 +279,7 @@ def _fork() -> int:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("name", ["tiles", "Adam, l2 replayed", "net"])
 def test_a_fork_after_threads_were_started_trains_the_same(name, monkeypatch):
-    monkeypatch.setattr(numba_cpu, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(numba_program, "_WORTH_A_THREAD", 1)
     expected = bits(train(name, n_threads=2))
     child = _fork()
     if child == 0:

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicf import scoring
-from minicf.backends import numba_topn
+from minicf.backends.numba import top
 from minicf.scoring import Skip
 from minicf.threads import count_threads
 from tests.cases import ALL_MODELS
 
-BOTH = pytest.mark.parametrize("select", [scoring.select, numba_topn.select], ids=["numpy", "numba"])
+BOTH = pytest.mark.parametrize("select", [scoring.select, top.select], ids=["numpy", "numba"])
 
 
 def by_sorting(scores, skip, n):

@@ -47,6 +47,9 @@ PACKAGE = Path(str(importlib.util.find_spec("minicf").origin)).parent
 
 _PASSES = ("test_models", "test_gradients", "test_golden", "test_train")
 
+_TRAININGS = ("test_torch_parity", "test_numba", "test_train", "test_model_files")
+_KERNELS = ("adam", "epoch", "loss", "nets", "program", "sgd", "tiles", "vectors")
+
 TESTS: dict[str, tuple[str, ...]] = {
     "ops.py": _PASSES,
     "models.py": (*_PASSES, "test_model_files"),
@@ -58,14 +61,13 @@ TESTS: dict[str, tuple[str, ...]] = {
     "evaluation.py": ("test_recommender",),
     "scoring.py": ("test_topn", "test_recommender", "test_fold_in"),
     "recommender/fold_in.py": ("test_fold_in", "test_recommender"),
-    "backends/numba_topn.py": ("test_topn",),
-    "backends/numba_passes.py": ("test_rng", "test_numba"),
-    "backends/numba_kernels.py": ("test_torch_parity", "test_numba", "test_train", "test_model_files"),
-    "backends/numba_cpu.py": ("test_torch_parity", "test_numba", "test_train", "test_model_files"),
+    "backends/numba/top.py": ("test_topn",),
+    "backends/numba/passes.py": ("test_rng", "test_numba"),
+    **dict.fromkeys((f"backends/numba/{name}.py" for name in _KERNELS), _TRAININGS),
 }
 """Files of tests in the order in which they are tried."""
 
-COMPILED = ("backends/numba_kernels.py", "backends/numba_cpu.py", "backends/numba_topn.py")
+COMPILED = tuple(module for module in TESTS if module.startswith("backends/numba/"))
 """Modules whose functions Numba compiles, and the one that calls them."""
 
 LONG = (
@@ -76,9 +78,9 @@ LONG = (
 """Tests that are not tried: too long, in processes of their own, or about compiling."""
 
 NOT_INTERPRETED = (
-    "_jit", "_run", "_exchange_mxcsr", "_Vector", "_VectorModel", "_address", "_load", "_load_once", "_store", "_splat",
-    "_binary", "_write_as", "_plus", "_zero", "_sum", "_inverse_root", "_lanes", "_add", "_let_others", "_fetch",
-    "compile", "threads_by_default",
+    "_run", "exchange_mxcsr", "Vector", "_VectorModel", "_address", "load", "load_invariant", "store", "_splat",
+    "_binary", "_write_as", "plus", "zero_vector", "horizontal_sum", "inverse_root", "count_lanes", "atomic_add",
+    "yield_thread", "prefetch", "compile", "threads_by_default",
 )  # fmt: skip
 """Functions for which the interpreter has stand-ins, or that serve compiling: only ``--compiled`` tries them."""
 
@@ -106,43 +108,43 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "score = _zero(users)",
     ): "only the dtype is read, and both tables have the same",
     (
-        "backends/numba_cpu.py", "1 -> 2",
+        "backends/numba/program.py", "1 -> 2",
         "dot, place, dot_weight, nets = None, -1, 0.0, []",
     ): "any number that is no place says that there is no dot head",
     (
-        "backends/numba_cpu.py", "2 -> 3",
+        "backends/numba/program.py", "2 -> 3",
         "self._W = -(-(self._K + 2 * self._biases) // line) * line",
     ): "more zeros behind the columns that count",
     (
-        "backends/numba_cpu.py", "1 -> 0",
+        "backends/numba/program.py", "1 -> 0",
         "return {name: views[name] for name in self.model.shapes(1, 1)}",
     ): "only the names are read",
     (
-        "backends/numba_cpu.py", "arguments of self.model.shapes swapped",
+        "backends/numba/program.py", "arguments of self.model.shapes swapped",
         'slots += [(1 + i, name, state[f"{slot}.{name}"]) for name in self.model.shapes(1, 1)]',
     ): "only the names are read",
     (
-        "backends/numba_cpu.py", "1 -> 2 #2",
+        "backends/numba/program.py", "1 -> 2 #2",
         "self._K + 1 - i if self._biases else -1,",
     ): "any negative number says that there is no such column",
     (
-        "backends/numba_cpu.py", "1 -> 2",
+        "backends/numba/program.py", "1 -> 2",
         "return max(1, min((4 << 20) // batch_size, 1 << 15))",
     ): "how often a call comes back changes no step (test_the_number_of_steps_a_call_does_not_matter)",
     (
-        "backends/numba_cpu.py", "0.0 -> 1.0",
+        "backends/numba/program.py", "0.0 -> 1.0",
         "real(dot.global_mean if dot else 0.0),",
     ): "read where there is a dot head",
     (
-        "backends/numba_cpu.py", "15 -> 14",
+        "backends/numba/program.py", "15 -> 14",
         "return max(1, min((4 << 20) // batch_size, 1 << 15))",
     ): "how often a call comes back changes no step",
     (
-        "backends/numba_cpu.py", "not left out",
+        "backends/numba/program.py", "not left out",
         "if not self.optimizer.sparse:  # where no row is ever behind",
     ): "without the sums rows are replayed, to the same result at length; sparse rows never read them",
     (
-        "backends/numba_cpu.py", "1 -> 2",
+        "backends/numba/program.py", "1 -> 2",
         "block = max(1, _BLOCK // batch_size)",
     ): "how many steps lie between two replays changes none of them",
     (
@@ -198,47 +200,47 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "fall = self.end + (1.0 - self.end) * _half_cosine(np.maximum(x - self.up, 0.0) / (1.0 - self.up))",
     ): "the larger of two is the larger of two",
     (
-        "backends/numba_topn.py", "512 -> 513",
+        "backends/numba/top.py", "512 -> 513",
         "_GROUPS = 512",
     ): "how many groups there are changes the work alone",
     (
-        "backends/numba_topn.py", "512 -> 511",
+        "backends/numba/top.py", "512 -> 511",
         "_GROUPS = 512",
     ): "how many groups there are changes the work alone",
     (
-        "backends/numba_topn.py", "1000 -> 1001",
+        "backends/numba/top.py", "1000 -> 1001",
         "_LONG = 1000",
     ): "both ways give the same lists",
     (
-        "backends/numba_topn.py", "1000 -> 999",
+        "backends/numba/top.py", "1000 -> 999",
         "_LONG = 1000",
     ): "both ways give the same lists",
     (
-        "backends/numba_topn.py", "arguments of min swapped",
+        "backends/numba/top.py", "arguments of min swapped",
         "part = values[lo : min(lo + groups, columns)]",
     ): "the smaller of two is the smaller of two",
     (
-        "backends/numba_topn.py", "- left out #2",
+        "backends/numba/top.py", "- left out #2",
         "top[:], where[:] = -np.inf, -1",
     ): "the first pass is after a bound: places of a tie are not read",
     (
-        "backends/numba_topn.py", "1 -> 2",
+        "backends/numba/top.py", "1 -> 2",
         "top[:], where[:] = -np.inf, -1",
     ): "the first pass is after a bound: places of a tie are not read",
     (
-        "backends/numba_topn.py", "1 -> 0",
+        "backends/numba/top.py", "1 -> 0",
         "top[:], where[:] = -np.inf, -1",
     ): "the first pass is after a bound: places of a tie are not read",
     (
-        "backends/numba_topn.py", "1 -> 2",
+        "backends/numba/top.py", "1 -> 2",
         "if highest[group] > top[n - 1]:",
     ): "a lower bound lets more groups be gone through, and finds the same",
     (
-        "backends/numba_topn.py", "left out",
+        "backends/numba/top.py", "left out",
         "_offer(highest[group], group, top, where, n)",
     ): "a lower bound lets more groups be gone through, and finds the same",
     (
-        "backends/numba_topn.py", "< -> <=",
+        "backends/numba/top.py", "< -> <=",
         "if values[j] > worst or (values[j] == worst and worst > -np.inf and j < where[n - 1]):",
     ): "no item is met twice",
     (
@@ -646,9 +648,10 @@ def apply(mutant: Mutant, source: str | None = None) -> Any:
     path = PACKAGE / mutant.module
     changed = mutant.source(source if source is not None else path.read_text(encoding="utf-8"))
     code = compile(changed, str(path), "exec")
-    for value in vars(module).values():  # kernels that were made of the code before
-        if hasattr(value, "cache_clear"):
-            value.cache_clear()
+    for other in [m for key, m in sys.modules.items() if key.startswith("minicf") and m is not None]:
+        for value in vars(other).values():  # kernels that were made of the code before
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
     if mutant.owner:
         function = _function(module, mutant.owner)
         old = function.__code__
@@ -707,18 +710,18 @@ def interpret() -> None:
         return before
 
     stand_ins = {
-        "_exchange_mxcsr": lambda value: value,
-        "_lanes": lambda array: 64 // array.itemsize,
-        "_add": add,
-        "_let_others": lambda: time.sleep(0),
-        "_fetch": lambda array, index: None,
-        "_load": load,
-        "_load_once": load,
-        "_store": store,
-        "_zero": lambda array: np.zeros(64 // array.itemsize, array.dtype),
-        "_plus": lambda a, b: a + b,
-        "_sum": lambda vector: vector.sum(),
-        "_inverse_root": lambda v, root, eps: 1 / (np.sqrt(v) * root + eps),
+        "exchange_mxcsr": lambda value: value,
+        "count_lanes": lambda array: 64 // array.itemsize,
+        "atomic_add": add,
+        "yield_thread": lambda: time.sleep(0),
+        "prefetch": lambda array, index: None,
+        "load": load,
+        "load_invariant": load,
+        "store": store,
+        "zero_vector": lambda array: np.zeros(64 // array.itemsize, array.dtype),
+        "plus": lambda a, b: a + b,
+        "horizontal_sum": lambda vector: vector.sum(),
+        "inverse_root": lambda v, root, eps: 1 / (np.sqrt(v) * root + eps),
         "operation": None,  # arrays have their own
     }
 

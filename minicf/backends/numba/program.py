@@ -1,4 +1,4 @@
-"""The Numba backend: a program that hands whole epochs to the compiled kernels of `numba_kernels.py`."""
+"""Train and predict in compiled code: a program that hands whole epochs to the kernels."""
 
 from __future__ import annotations
 
@@ -14,58 +14,47 @@ import numpy as np
 
 from minicf import rng
 from minicf.backends import base
-from minicf.backends import numba_passes as passes
 from minicf.backends.base import Progress
-from minicf.backends.numba_kernels import (
-    TERMS,
-    TOLERANCE,
-    Heads,
-    Linear,
-    Moments,
-    Nets,
-    Side,
-    epoch_kernel,
-    moment_tables,
-    power_table,
-    predict_kernel,
-    range_table,
-    replay_kernel,
-    tile_kernel,
-)
+from minicf.backends.numba import loss, passes
+from minicf.backends.numba.adam import TERMS, TOLERANCE, AdamTables, moment_tables
+from minicf.backends.numba.epoch import Heads, Side, epoch_kernel, predict_kernel, replay_kernel
+from minicf.backends.numba.jit import config
+from minicf.backends.numba.nets import Nets
+from minicf.backends.numba.sgd import SGDTables, power_table, range_table
+from minicf.backends.numba.tiles import tile_kernel
 from minicf.blas import one_blas_thread
 from minicf.models import Dot, Hybrid, Model, Net, Weights
 from minicf.optim import SGD, Adam, Optimizer
 from minicf.tiles import Tiles
 
 log = logging.getLogger("minicf")
-_told: set[str] = set()  # what was said once
+_told: set[str] = set()  # messages logged once
 
 NAME = "numba"
 uniform = passes.uniform
-"""What a trainer draws the first weights with."""
+"""The function that draws a trainer's first weights."""
 
 
 def unavailable() -> str | None:
-    """Why this backend cannot run here; None if it can."""
-    return None
+    """Return the reason why this backend cannot run here; None if it can."""
+    return "NUMBA_DISABLE_JIT is set, and its kernels must be compiled" if config.DISABLE_JIT else None
 
 
 # --- threads --------------------------------------------------------------------------------------------------------
 
 _BLOCK = 8192
-"""Ratings between two rounds of replaying: long enough for a thread to be worth its start, short enough that the rows
-which they name, and which one thread replays alone, are few."""
+"""Ratings between two rounds of replaying: enough for a thread to be worth its start, so few that only few rows have a
+rating among them, which one thread replays alone."""
 
 _WORTH_A_THREAD = 8_000_000
 """Weights that a call in tiles reads of one side: below, a thread takes longer to start than it saves."""
 
-
 _MOST_THREADS = 256
-"""More than any machine keeps busy; a number that was mistyped must not start a million."""
+"""More than any machine keeps busy; a mistyped number must not start a million."""
 
 
 def threads_by_default() -> int:
-    """As many as there are cores to run on; fewer where the usual variables say so."""
+    """Count the cores to run on, limited by NUMBA_NUM_THREADS and OMP_NUM_THREADS."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         if os.environ.get(name, "").isdigit():
@@ -76,9 +65,9 @@ def threads_by_default() -> int:
 def _share(work: Any, n_threads: int, before: Any = None) -> None:
     """Call ``work()`` in this thread, after ``before()``, and at once in each of ``n_threads - 1`` others.
 
-    Compiled code runs without the interpreter's lock, so plain threads suffice; each takes what is left
-    to do. They live as long as the call: there is no pool that spins beside other work, or that a fork would find dead.
-    What one of them raises is raised here, after all have ended: none goes on writing behind the caller's back.
+    Compiled code runs without the interpreter's lock, so plain threads suffice; each takes the next part of the work.
+    They live as long as the call: there is no pool that spins beside other work, or that a fork would find dead.
+    An exception of one of them is raised here, after all have ended: none goes on writing behind the caller's back.
     """
     raised: list[BaseException] = []
 
@@ -108,7 +97,7 @@ def _share(work: Any, n_threads: int, before: Any = None) -> None:
 
 
 def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """Zeros that start at a cache line."""
+    """Allocate zeros that start at a cache line."""
     size = shape[0] * shape[1] * dtype.itemsize
     raw = np.zeros(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
@@ -116,14 +105,17 @@ def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
 
 
 def _read_only(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """A contiguous view that may not be written: one signature for the compiler, whatever the caller holds."""
+    """View an array as contiguous and read-only: one signature for the compiler, whatever the caller holds."""
     view = np.ascontiguousarray(array, dtype=dtype).view()
     view.flags.writeable = False
     return view
 
 
 def _parts(model: Model) -> tuple[Dot | None, int, float, list[tuple[str, Net, int, float]]] | None:
-    """The dot head, its place and weight, and the nets (prefix, net, place, weight); None if there is no kernel."""
+    """Split a model into the dot head, its index and weight, and the nets (prefix, net, index, weight).
+
+    None if there is no kernel for it.
+    """
     if isinstance(model, Dot):
         return model, 0, 1.0, []
     if isinstance(model, Net):
@@ -142,7 +134,7 @@ def _parts(model: Model) -> tuple[Dot | None, int, float, list[tuple[str, Net, i
 
 
 class Program(base.Program):
-    """A model and an optimiser in compiled code. See the top of `numba_kernels.py`."""
+    """A model and an optimizer in compiled code. See the top of the package."""
 
     def __init__(
         self,
@@ -161,7 +153,7 @@ class Program(base.Program):
         self._dot, self._dot_index, self._dot_weight, self._net_heads = parts
         self._K = model.n_factors
         self._biases = "user_bias" in weights
-        self._lanes = line = 64 // self.dtype.itemsize  # rows start at a cache line
+        self._lanes = line = 64 // self.dtype.itemsize  # rows begin at a cache line
         self._W = -(-(self._K + 2 * self._biases) // line) * line
         self._slot_names = optimizer.slots()
         self._SLOTS = 1 + len(self._slot_names)
@@ -188,7 +180,7 @@ class Program(base.Program):
     # --- weights in and out ----------------------------------------------------------------------------------
 
     def _views(self, slot: int) -> dict[str, np.ndarray]:
-        """The weights (slot 0) or an optimiser's arrays (1, 2) by the weights' names, as views."""
+        """View the weights (slot 0) or the optimizer's arrays (1, 2), by the weights' names."""
         at = slot * self._W
         views = {}
         for i, side in enumerate(("user", "item")):
@@ -254,9 +246,10 @@ class Program(base.Program):
                 total += part / max(int(counts.sum()), 1) if weighted else part
         return total
 
-    # --- what the kernels are told ---------------------------------------------------------------------------
+    # --- arguments of the kernels ----------------------------------------------------------------------------
 
     def _describe_heads(self) -> Heads:
+        """Collect the dot head's options."""
         real = self.dtype.type
         dot = self._dot
         low, high = (dot and dot.rating_range) or (0.0, 1.0)
@@ -273,14 +266,15 @@ class Program(base.Program):
         )
 
     def _prepare_decay(self) -> None:
-        """Classes of weight decay: tables that share a lambda share their products."""
-        idle = self.optimizer.decay != "per_rating"  # that one leaves idle rows alone
+        """Sort the tables into classes of weight decay: tables of the same lambda share their products."""
+        idle = self.optimizer.decay != "per_rating"  # "per_rating" leaves idle rows alone
         names = ["user_factors", "item_factors"] + (["user_bias", "item_bias"] if self._biases else [])
         lambdas = {name: self.optimizer.decay_of(name) if idle else 0.0 for name in names}
         self._classes = sorted(set(lambdas.values()))
         self._class_of = {name: self._classes.index(value) for name, value in lambdas.items()}
 
     def _nets(self, batch: int) -> Nets:
+        """Lay out the dense layers, with buffers for a batch size."""
         optimizer = self.optimizer
         layers: list[tuple[int, ...]] = []
         heads: list[tuple[int, int, int]] = []
@@ -319,7 +313,7 @@ class Program(base.Program):
         )
 
     def _sides(self, batch: int) -> tuple[Side, Side, Nets]:
-        """The tables with buffers for a batch size."""
+        """Collect the tables, with buffers for a batch size."""
         if self._buffers[0] == batch:
             return self._buffers[1]
         real = self.dtype.type
@@ -362,7 +356,8 @@ class Program(base.Program):
         self._buffers = batch, (sides[0], sides[1], self._nets(batch))
         return self._buffers[1]
 
-    def _linear(self, rates: np.ndarray) -> Linear:
+    def _sgd_tables(self, rates: np.ndarray) -> SGDTables:
+        """Fill the products of idle steps for the learning rates of a call."""
         assert isinstance(self.optimizer, SGD)
         mu, nesterov = self.optimizer.momentum, self.optimizer.nesterov
         steps = len(rates)
@@ -394,11 +389,12 @@ class Program(base.Program):
                 logs[1 << level : 2 << level] = level
         real = self.dtype.type
         inject = rates * (1.0 + mu) if nesterov else rates
-        with np.errstate(over="ignore"):  # a rate beyond float32: training diverges, and says so
+        with np.errstate(over="ignore"):  # a rate beyond float32: training diverges, which is reported
             inject, rates = inject.astype(self.dtype), rates.astype(self.dtype)
-        return Linear(products, constant, logs, inject, rates, real(mu), nesterov)
+        return SGDTables(products, constant, logs, inject, rates, real(mu), nesterov)
 
-    def _moments(self, rates: np.ndarray) -> Moments:
+    def _adam_tables(self, rates: np.ndarray) -> AdamTables:
+        """Fill the scalars and the sums of idle steps for the learning rates of a call."""
         assert isinstance(self.optimizer, Adam)
         (beta1, beta2), eps, decay = self.optimizer.betas, self.optimizer.eps, self.optimizer.decay
         steps, classes = len(rates), np.array(self._classes)
@@ -410,7 +406,7 @@ class Program(base.Program):
         sums = np.zeros((len(classes), steps + 1, TERMS + 1))
         good = np.zeros((len(classes), steps + 1), np.bool_)
         n = np.arange(steps + 2, dtype=np.float64)
-        if not self.optimizer.sparse:  # where no row is ever behind
+        if not self.optimizer.sparse:  # sparse rows are never behind
             for side in ("user", "item"):
                 of_side = {i for name, i in self._class_of.items() if name.startswith(side)}
                 if not l2[list(of_side)].any():  # else its rows are replayed
@@ -420,9 +416,9 @@ class Program(base.Program):
         eps_table = eps / root if self.optimizer.sparse else np.full_like(root, eps)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             fades = np.stack([(beta1 / math.sqrt(beta2)) ** n, beta2 ** (-0.5 * n)] if beta2 else [n, n], axis=1)
-        fades[:, 1] = np.minimum(fades[:, 1], 1e50)  # times what has faded to 0: an infinity would make it NaN
+        fades[:, 1] = np.minimum(fades[:, 1], 1e50)  # an infinity would make NaN of a factor that has faded to 0
         powers = np.stack([_fading(beta1, n), _fading(beta2, n)], axis=1)
-        return Moments(
+        return AdamTables(
             np.stack([-rates / correction1, 1.0 / root, eps_table, -rates], axis=1).astype(self.dtype),
             np.array([1.0 - beta1, 1.0 - beta2], self.dtype),
             np.concatenate([powers, powers - powers.astype(self.dtype)], axis=1).astype(self.dtype),
@@ -456,35 +452,35 @@ class Program(base.Program):
         order = _read_only(order, np.int32)
         sides = self._sides(batch_size)
         if isinstance(self.optimizer, SGD):
-            failed = self._run(data, order, batch_size, sides, self._linear(rates), True, total)
+            failed = self._run(data, order, batch_size, sides, self._sgd_tables(rates), True, total)
         elif self.optimizer.sparse or self.optimizer.decay != "l2" or not any(self._classes):
-            failed = self._run(data, order, batch_size, sides, self._moments(rates), True, total)
+            failed = self._run(data, order, batch_size, sides, self._adam_tables(rates), True, total)
         else:
-            failed = self._train_replaying(data, order, batch_size, sides, self._moments(rates), total)
+            failed = self._train_replaying(data, order, batch_size, sides, self._adam_tables(rates), total)
         return Progress(total, failed)
 
     def _run(
-        self, data: Any, order: np.ndarray, batch_size: int, sides: Any, opt: Any, flush: bool, total: np.ndarray
+        self, data: Any, order: np.ndarray, batch_size: int, sides: Any, opt: Any, catch_up: bool, total: np.ndarray
     ) -> int:
-        """Some steps in one call of the kernel; the step that failed, or -1."""
+        """Take steps in one call of the kernel; return the step that failed, or -1."""
         users, items, nets = sides
-        kernel = epoch_kernel(self._W, self._SLOTS, bool(self._net_heads))
+        kernel = epoch_kernel(self._W, self._SLOTS, bool(self._net_heads), loss.squared_error)
         seed = np.uint64(self.seed & 0xFFFFFFFFFFFFFFFF)
         with one_blas_thread() if self._net_heads else contextlib.nullcontext():
             failed = _run(
-                kernel, *data, order, batch_size, users, items, self._heads, nets, opt, self.optimizer.sparse, flush,
+                kernel, *data, order, batch_size, users, items, self._heads, nets, opt, self.optimizer.sparse, catch_up,
                 seed, self.t, total,
             )  # fmt: skip
         self.t += -(-len(order) // batch_size) if failed < 0 else failed
         return failed
 
     def _train_replaying(
-        self, data: Any, order: np.ndarray, batch_size: int, sides: Any, opt: Moments, total: np.ndarray
+        self, data: Any, order: np.ndarray, batch_size: int, sides: Any, opt: AdamTables, total: np.ndarray
     ) -> int:
-        """Adam with l2: every row is replayed step by step, the steps of `_BLOCK` ratings at a time.
+        """Train Adam with l2, every row replayed step by step, in blocks of steps of `_BLOCK` ratings.
 
         A row replays many steps in the fastest cache, where a dense pass would fetch it for each. One thread takes
-        the block's steps, while the others replay the rows that no rating of the block names; then it joins them.
+        the block's steps, while the others replay the rows without a rating in the block; then it joins them.
         After a failed step these rows are further than the others: the weights are of no use then.
         """
         replay, users, items = replay_kernel(self._W), sides[0], sides[1]
@@ -504,12 +500,12 @@ class Program(base.Program):
                 side.arrays[9][index[rows]] = 1
             shared, own = np.zeros(1, np.int64), np.zeros(1, np.int64)
 
-            def steps_of_block(rows: np.ndarray = rows, part: Moments = part, own: np.ndarray = own) -> None:
+            def steps_of_block(rows: np.ndarray = rows, part: AdamTables = part, own: np.ndarray = own) -> None:
                 nonlocal failed
                 failed = self._run(data, rows, batch_size, sides, part, False, total)
                 replay(users, items, 1, len(part.scalars) if failed < 0 else failed, part, own)
 
-            def others(part: Moments = part, shared: np.ndarray = shared) -> None:
+            def others(part: AdamTables = part, shared: np.ndarray = shared) -> None:
                 replay(users, items, 0, len(part.scalars), part, shared)
 
             _share(others, self.n_threads, steps_of_block)
@@ -539,19 +535,19 @@ class Program(base.Program):
         if good.all():
             self.t += n
             return Progress(np.array([float(squared.sum())]), -1)
-        first = int(np.argmin(good))  # the tile in which it was: as near as this goes
+        first = int(np.argmin(good))  # the tile that failed; the step within it is not known
         visited = np.cumsum(np.diff(bounds, axis=1).ravel())
         return Progress(np.array([float(squared.ravel()[:first].sum())]), int(visited[first - 1]) if first else 0)
 
     def _describe_tiles(self) -> tuple[Any, ...]:
-        """The kernel of a rating at a time, its lambdas, and its `tail`; nothing where there is no such kernel."""
+        """Make the kernel of online SGD (batch size 1), its lambdas and its `tail`; () if there is no such kernel."""
         opt, K = self.optimizer, self._K
         alone = isinstance(opt, SGD) and not opt.momentum and isinstance(self.model, Dot)
-        # With one rating a step, "l2" on the rows named is "per_rating"; "decoupled" is not quite.
+        # With one rating a step, sparse "l2" is "per_rating"; "decoupled" is not quite.
         names = ("user_factors", "item_factors", "user_bias", "item_bias")
         lambdas = np.array([opt.decay_of(name) for name in names], self.dtype)
-        named_only = opt.decay == "per_rating" or (opt.decay == "l2" and opt.sparse)
-        if not alone or (lambdas.any() and not named_only):
+        touched_only = opt.decay == "per_rating" or (opt.decay == "l2" and opt.sparse)
+        if not alone or (lambdas.any() and not touched_only):
             return ()
         whole = K // self._lanes * self._lanes
         tail = np.zeros((6, self._W - whole), self.dtype)
@@ -560,7 +556,7 @@ class Program(base.Program):
             decay[: K - whole], other[: K - whole] = lambdas[side], 1
             if self._biases:
                 decay[K - whole + side], one[K - whole + side] = lambdas[2 + side], 1
-        return tile_kernel(whole, self._W, self._heads.ranged), lambdas, tail
+        return tile_kernel(whole, self._W, self._heads.ranged, loss.squared_error), lambdas, tail
 
     def predict(self, user: np.ndarray, item: np.ndarray, head: str | None = None) -> np.ndarray:
         index = self.model.heads.index(head if head is not None else getattr(self.model, "output", ""))
@@ -582,7 +578,7 @@ class Program(base.Program):
 
 
 def _run(kernel: Any, *arguments: Any) -> Any:
-    """Call a kernel; say so if that meant compiling it, which takes seconds."""
+    """Call a kernel; log if it was compiled, which takes seconds."""
     if kernel.signatures:
         return kernel(*arguments)
     start = time.perf_counter()
@@ -596,7 +592,7 @@ def _run(kernel: Any, *arguments: Any) -> Any:
 
 
 def _fading(beta: float, n: np.ndarray) -> np.ndarray:
-    """beta^n, 0 where it is too small to matter: a product with it would be a denormal number, a hundredfold slower."""
+    """Compute beta^n, 0 where it is too small to matter: its product would be denormal, a hundredfold slower."""
     power = beta**n
     power[power < 1e-30] = 0.0
     return power
@@ -610,7 +606,7 @@ def compile(
     dtype: Any = "float32",
     n_threads: int | None = None,
 ) -> base.Program:
-    """A compiled program; the reference, with a word in the log, where there is no kernel for the model."""
+    """Make a compiled program; the reference, with a note in the log, if there is no kernel for the model."""
     if _parts(model) is None:
         if repr(model) not in _told:
             _told.add(repr(model))

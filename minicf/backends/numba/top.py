@@ -1,9 +1,9 @@
-"""The compiled selection of the best n of each row; `minicf.scoring` has the reference and the blocks around it.
+"""Select the best n scores of each row, compiled; `minicf.scoring` has the reference and the loop over blocks of rows.
 
 A row is dealt into groups, score j into group j mod `_GROUPS`, and the highest score of each group is found: whole runs
 of groups and scores are compared side by side in wide registers. The n-th highest of these is a bound: n scores reach
-it, so the n best do. Only the groups that reach it, about n of hundreds, are then gone through one by one, each score
-that is good enough put in its place among the best so far. These are few, so that moving the others up costs less than
+it, so the n best do. Only the groups that reach it, about n of hundreds, are then searched one score at a time, and a
+score that is good enough is inserted among the best so far. Such scores are few: shifting the others costs less than
 the mispredicted branches of a heap (half the time, at n = 10).
 """
 
@@ -14,20 +14,16 @@ from typing import Any
 import numpy as np
 
 from minicf import scoring
-from minicf.backends.numba_cache import kept
+from minicf.backends.numba.jit import strict_kernel
 
 _GROUPS = 512
 _LONG = 1000
-"""Longer lists take NumPy's partition: moving up would take n steps a score."""
+"""Longer lists are left to NumPy's partition: an insertion takes n steps a score."""
 
 
-def _jit(function: Any) -> Any:
-    return kept(function, nogil=True, error_model="numpy")
-
-
-@_jit
-def _offer(value, at, best, index, n):
-    """Put a score where it belongs among the n best, higher first, equal ones by index; the last falls off."""
+@strict_kernel
+def _insert(value, at, best, index, n):
+    """Insert a score among the n best, higher first, equal ones by index; the last falls off."""
     j = n - 1
     while j > 0 and (best[j - 1] < value or (best[j - 1] == value and index[j - 1] > at)):
         best[j], index[j] = best[j - 1], index[j - 1]
@@ -35,8 +31,9 @@ def _offer(value, at, best, index, n):
     best[j], index[j] = value, at
 
 
-@_jit
+@strict_kernel
 def _select(scores, start, items, n, index, best):
+    """Write the n best of each row of `scores` into `index` and `best`; seen items are set to -inf."""
     columns = scores.shape[1]
     groups = min(_GROUPS, columns)
     highest = np.empty(groups, np.float32)
@@ -52,7 +49,7 @@ def _select(scores, start, items, n, index, best):
         top[:], where[:] = -np.inf, -1
         for group in range(groups):
             if highest[group] > top[n - 1]:
-                _offer(highest[group], group, top, where, n)
+                _insert(highest[group], group, top, where, n)
         bound = top[n - 1]
         top[:], where[:] = -np.inf, -1
         for group in range(groups):
@@ -60,11 +57,11 @@ def _select(scores, start, items, n, index, best):
                 for j in range(group, columns, groups):
                     worst = top[n - 1]
                     if values[j] > worst or (values[j] == worst and worst > -np.inf and j < where[n - 1]):
-                        _offer(values[j], j, top, where, n)
+                        _insert(values[j], j, top, where, n)
 
 
 def select(scores: np.ndarray, skip: Any, n: int, index: np.ndarray, best: np.ndarray) -> None:
-    """As `minicf.scoring.select`."""
+    """Select the best n of each row, as `minicf.scoring.select`."""
     if n > _LONG:
         return scoring.select(scores, skip, n, index, best)
     _select(scores, skip.start, skip.items, n, index, best)
