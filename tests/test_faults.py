@@ -20,13 +20,11 @@ import pytest
 
 import minicf
 from minicf import files
-from minicf.train import Checkpoint, CSVLog
 from minicf.data import Ratings
 from minicf.models import DotBias
 from minicf.optim import SGD, Adam
 from minicf.recommender import load
-from minicf.train import Trainer
-from minicf.train.callbacks import Checkpoint, CSVLog
+from minicf.train import Checkpoint, CSVLog, Trainer
 from tests.campaigns import interrupted_training
 from tests.campaigns.models import trained
 from tests.cuda import emulator, standin

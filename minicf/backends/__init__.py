@@ -12,7 +12,7 @@ log = logging.getLogger("minicf")
 
 _MODULES = {
     "cupy": "minicf.backends.cuda",
-    "numba": "minicf.backends.numba",
+    "numba": "minicf.backends.numba.program",
     "numpy": "minicf.backends.base",
 }
 PREFERENCE = ("cupy", "numba", "numpy")

@@ -5,39 +5,35 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from minicf import rng
 from minicf.backends import base
-from minicf.backends.base import Progress
-from minicf.backends.numba import loss, passes
+from minicf.backends.numba import loss, passes, top
 from minicf.backends.numba.adam import TERMS, TOLERANCE, AdamTables, moment_tables
 from minicf.backends.numba.epoch import Heads, Side, epoch_kernel, predict_kernel, replay_kernel
 from minicf.backends.numba.jit import config
 from minicf.backends.numba.nets import Nets
 from minicf.backends.numba.sgd import SGDTables, power_table, range_table
 from minicf.backends.numba.tiles import tile_kernel
-from minicf.blas import one_blas_thread
-from minicf.models import Dot, Hybrid, Model, Net, Weights
+from minicf.data.bags import Batch
+from minicf.losses import SQUARED_ERROR, Logistic, Loss, SquaredError
+from minicf.models import Dot, DotBias, Hybrid, Model, Net, Weights
 from minicf.optim import SGD, Adam, Optimizer
+from minicf.schedules import Pace
+from minicf.solvers import Gradient, Part, Progress, Solver
+from minicf.threads import count_threads, one_blas_thread
 from minicf.tiles import Tiles
 
 log = logging.getLogger("minicf")
-_told: set[str] = set()  # messages logged once
 
-NAME = "numba"
-uniform = passes.uniform
-"""The function that draws a trainer's first weights."""
-
-
-def unavailable() -> str | None:
-    """Return the reason why this backend cannot run here; None if it can."""
-    return "NUMBA_DISABLE_JIT is set, and its kernels must be compiled" if config.DISABLE_JIT else None
+LOSSES: dict[type[Loss], Any] = {SquaredError: loss.squared_error, Logistic: loss.logistic}
+"""The compiled function of each loss, by type."""
 
 
 # --- threads --------------------------------------------------------------------------------------------------------
@@ -48,18 +44,6 @@ rating among them, which one thread replays alone."""
 
 _WORTH_A_THREAD = 8_000_000
 """Weights that a call in tiles reads of one side: below, a thread takes longer to start than it saves."""
-
-_MOST_THREADS = 256
-"""More than any machine keeps busy; a mistyped number must not start a million."""
-
-
-def threads_by_default() -> int:
-    """Count the cores to run on, limited by NUMBA_NUM_THREADS and OMP_NUM_THREADS."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
-        if os.environ.get(name, "").isdigit():
-            cores = min(cores, max(1, int(os.environ[name])))
-    return cores
 
 
 def _share(work: Any, n_threads: int, before: Any = None) -> None:
@@ -111,112 +95,100 @@ def _read_only(array: np.ndarray, dtype: Any) -> np.ndarray:
     return view
 
 
-def _parts(model: Model) -> tuple[Dot | None, int, float, list[tuple[str, Net, int, float]]] | None:
+def _parts(model: Any) -> tuple[Dot | None, int, float, list[tuple[str, Net, int, float]]] | None:
     """Split a model into the dot head, its index and weight, and the nets (prefix, net, index, weight).
 
-    None if there is no kernel for it.
+    None if there is no kernel for it: kernels are made for exactly these types.
     """
-    if isinstance(model, Dot):
+    if type(model) in (Dot, DotBias):
         return model, 0, 1.0, []
-    if isinstance(model, Net):
+    if type(model) is Net:
         return None, -1, 0.0, [("", model, 0, 1.0)]
-    if not isinstance(model, Hybrid):
+    if type(model) is not Hybrid:
         return None
     dot, place, dot_weight, nets = None, -1, 0.0, []
     for i, (name, (head, weight)) in enumerate(model.members.items()):
-        if isinstance(head, Net):
+        if type(head) is Net:
             nets.append((f"{name}.", head, i, weight))
-        elif isinstance(head, Dot) and dot is None:
+        elif type(head) in (Dot, DotBias) and dot is None:
             dot, place, dot_weight = head, i, weight
         else:
             return None
-    return dot, place, dot_weight, nets
+    return dot, place, dot_weight, nets  # type: ignore[return-value]
 
 
 class Program(base.Program):
-    """A model and an optimizer in compiled code. See the top of the package."""
+    """A model and a gradient solver in compiled code. See the top of the package."""
 
     def __init__(
         self,
-        model: Model,
-        optimizer: Optimizer,
+        model: Any,
+        solver: Solver | None,
         weights: Weights,
         seed: int = 0,
         dtype: Any = "float32",
         n_threads: int | None = None,
     ) -> None:
         parts = _parts(model)
-        assert parts is not None
-        self.n_threads = min(n_threads or threads_by_default(), _MOST_THREADS)
-        self.model, self.optimizer, self.seed, self.dtype = model, optimizer, seed, np.dtype(dtype)
-        self.t = 0
+        assert parts is not None, "fused() has chosen this program"
+        self.n_threads = count_threads(n_threads)
+        self.model, self.solver, self.seed, self.dtype = model, solver, seed, np.dtype(dtype)
+        # Without a solver, for predictions, the tables have no state, and nothing decays.
+        self.optimizer: Optimizer = SGD(0.0) if solver is None else solver.optimizer  # type: ignore[attr-defined]
+        self._loss = LOSSES[type(SQUARED_ERROR if solver is None else solver.loss)]
+        self.parameters = model.parameters(model.sizes_of(weights))
+        self.t, self.pace = 0, Pace(self.optimizer.lr)
         self._dot, self._dot_index, self._dot_weight, self._net_heads = parts
         self._K = model.n_factors
         self._biases = "user_bias" in weights
         self._lanes = line = 64 // self.dtype.itemsize  # rows begin at a cache line
         self._W = -(-(self._K + 2 * self._biases) // line) * line
-        self._slot_names = optimizer.slots()
-        self._SLOTS = 1 + len(self._slot_names)
-        self._tables = tuple(
-            _aligned((len(weights[f"{side}_factors"]), self._SLOTS * self._W), self.dtype) for side in ("user", "item")
-        )
+        self._SLOTS = 1 + len(self.optimizer.slots())
+        sizes = model.sizes_of(weights)
+        self._tables = tuple(_aligned((sizes[side], self._SLOTS * self._W), self.dtype) for side in ("user", "item"))
         self._last = tuple(np.zeros(len(table), np.int32) for table in self._tables)
         self._slot = tuple(np.full(len(table), -1, np.int32) for table in self._tables)
         self._buffers: tuple[int, Any] = (0, None)
-        self._dense_shapes = {
-            name: value.shape for name, value in weights.items() if not name.startswith(("user_", "item_"))
-        }
+        self._dense_shapes = {name: p.shape for name, p in self.parameters.items() if p.rows is None}
         self._dense_at, n = {}, 0
         for name, shape in self._dense_shapes.items():
             self._dense_at[name] = n
             n += int(np.prod(shape))
         self._dense = np.zeros((3, n if self._dense_shapes else 0), self.dtype)
-        self._set(0, weights)
+        # Views: what is composed of NumPy operations works on the same memory as the kernels.
+        self.w = self._views(0)
+        self.slots = {
+            f"{slot}.{name}": view
+            for i, slot in enumerate(self.optimizer.slots())
+            for name, view in self._views(1 + i).items()
+        }
+        for name, view in self.w.items():
+            view[...] = weights[name]
         self._heads = self._describe_heads()
         self._prepare_decay()
         self._constant: tuple[float, int, Any] | None = None
         self._tiled: tuple[Any, ...] | None = None
 
-    # --- weights in and out ----------------------------------------------------------------------------------
+    # --- weights ---------------------------------------------------------------------------------------------
 
     def _views(self, slot: int) -> dict[str, np.ndarray]:
         """View the weights (slot 0) or the optimizer's arrays (1, 2), by the weights' names."""
         at = slot * self._W
         views = {}
-        for i, side in enumerate(("user", "item")):
-            views[f"{side}_factors"] = self._tables[i][:, at : at + self._K]
-            if self._biases:
-                views[f"{side}_bias"] = self._tables[i][:, at + self._K + i]
-        for name, shape in self._dense_shapes.items():
-            start = self._dense_at[name]
-            views[name] = self._dense[slot, start : start + int(np.prod(shape))].reshape(shape)
-        return {name: views[name] for name in self.model.shapes(1, 1)}
+        for name, parameter in self.parameters.items():
+            if parameter.rows is None:
+                start = self._dense_at[name]
+                flat = self._dense[slot, start : start + int(np.prod(parameter.shape))]
+                views[name] = flat.reshape(parameter.shape)
+                continue
+            side = 0 if parameter.rows == "user" else 1
+            factors = len(parameter.shape) == 2
+            columns: Any = slice(at, at + self._K) if factors else at + self._K + side
+            views[name] = self._tables[side][:, columns]
+        return views
 
-    def _set(self, slot: int, values: Weights) -> None:
-        for name, view in self._views(slot).items():
-            view[...] = values[name]
-
-    def weights(self) -> dict[str, np.ndarray]:
-        return {name: view.copy() for name, view in self._views(0).items()}
-
-    def _looked_at(self) -> Weights:
-        return self._views(0)
-
-    def state(self) -> dict[str, np.ndarray]:
-        state: dict[str, np.ndarray] = {"step": np.array(self.t, np.int64)}
-        for i, slot in enumerate(self._slot_names):
-            state |= {f"{slot}.{name}": view.copy() for name, view in self._views(1 + i).items()}
-        return state
-
-    def load(self, weights: Weights, state: Weights) -> None:
-        slots = [(0, name, weights[name]) for name in self.model.shapes(1, 1)]
-        for i, slot in enumerate(self._slot_names):
-            slots += [(1 + i, name, state[f"{slot}.{name}"]) for name in self.model.shapes(1, 1)]
-        arrays = [(name, self._views(slot)[name], value) for slot, name, value in slots]
-        base._check_shapes(arrays)
-        self.t = int(state["step"])
-        for _, view, value in arrays:
-            view[...] = value
+    def _host_views(self) -> Weights:
+        return self.w
 
     def snapshot(self) -> Any:
         return self.t, tuple(table.copy() for table in self._tables), self._dense.copy()
@@ -232,18 +204,18 @@ class Program(base.Program):
             np.isfinite(self._dense[0]).all()
         )
 
-    def penalty(self, user_counts: np.ndarray, item_counts: np.ndarray) -> float:
-        decay = self.optimizer.decay_of
-        if self._net_heads or self.optimizer.decay == "decoupled":
-            return super().penalty(user_counts, item_counts)
-        total, weighted = 0.0, self.optimizer.decay == "per_rating"
-        for i, (side, counts) in enumerate((("user", user_counts), ("item", item_counts))):
+    def penalty(self, optimizer: Optimizer, counts: Mapping[str, np.ndarray]) -> float:
+        decay = optimizer.decay_of
+        if self._net_heads or optimizer.decay == "decoupled":
+            return super().penalty(optimizer, counts)
+        total, weighted = 0.0, optimizer.decay == "per_rating"
+        for i, side in enumerate(("user", "item")):
             of_factors, of_bias = decay(f"{side}_factors"), decay(f"{side}_bias") if self._biases else 0.0
             if of_factors or of_bias:
                 column = self._K + i if self._biases else 0
-                factors, bias = passes.squares(self._tables[i], self._K, column, counts, weighted)
+                factors, bias = passes.squares(self._tables[i], self._K, column, counts[side], weighted)
                 part = 0.5 * (of_factors * factors + of_bias * bias)
-                total += part / max(int(counts.sum()), 1) if weighted else part
+                total += part / max(int(counts[side].sum()), 1) if weighted else part
         return total
 
     # --- arguments of the kernels ----------------------------------------------------------------------------
@@ -408,7 +380,7 @@ class Program(base.Program):
         n = np.arange(steps + 2, dtype=np.float64)
         if not self.optimizer.sparse:  # sparse rows are never behind
             for side in ("user", "item"):
-                of_side = {i for name, i in self._class_of.items() if name.startswith(side)}
+                of_side = {i for name, i in self._class_of.items() if self.parameters[name].rows == side}
                 if not l2[list(of_side)].any():  # else its rows are replayed
                     for i in of_side:
                         if not good[i].any():  # not yet, for the other side
@@ -433,22 +405,28 @@ class Program(base.Program):
     def steps_per_call(self, batch_size: int) -> int:
         return max(1, min((4 << 20) // batch_size, 1 << 15))
 
-    def train(
-        self,
-        user: np.ndarray,
-        item: np.ndarray,
-        rating: np.ndarray,
-        order: np.ndarray,
-        batch_size: int,
-        learning_rates: np.ndarray | float,
-    ) -> Progress:
+    def run(self, data: Any, part: Part) -> Progress:
+        """Run a part as `Gradient.run` does; examples with weights are composed of NumPy operations."""
+        if isinstance(data, Tiles):
+            if self._tiled is None:
+                self._tiled = self._describe_tiles()
+            if self._tiled:
+                return self._run_rounds(data, part.rows, part.rates)
+            rates = np.repeat(np.broadcast_to(part.rates, part.rows.shape), data.sizes(part.rows))
+            return self._run_batches(data.table, data.order(part.rows), 1, rates)
+        if data.weight is not None:
+            return super().run(data, part)
+        return self._run_batches(data, part.rows, self.solver.batch_size, part.rates)  # type: ignore[union-attr]
+
+    def _run_batches(self, table: Batch, order: np.ndarray, batch_size: int, learning_rates: Any) -> Progress:
+        """Take a step for each batch of `order`."""
         total = np.zeros(len(self.model.heads))
         if len(order) == 0:
-            return Progress(total, -1)
+            return Progress(total, 0, 0)
         batch_size = min(batch_size, len(order))
         steps = -(-len(order) // batch_size)
         rates = np.ascontiguousarray(np.broadcast_to(np.asarray(learning_rates, np.float64), (steps,)))
-        data = _read_only(user, np.int32), _read_only(item, np.int32), _read_only(rating, np.float32)
+        data = _read_only(table.user, np.int32), _read_only(table.item, np.int32), _read_only(table.target, np.float32)
         order = _read_only(order, np.int32)
         sides = self._sides(batch_size)
         if isinstance(self.optimizer, SGD):
@@ -457,14 +435,16 @@ class Program(base.Program):
             failed = self._run(data, order, batch_size, sides, self._adam_tables(rates), True, total)
         else:
             failed = self._train_replaying(data, order, batch_size, sides, self._adam_tables(rates), total)
-        return Progress(total, failed)
+        if failed >= 0:
+            return Progress(total, failed * batch_size, failed, float(rates[failed]))
+        return Progress(total, len(order), steps)
 
     def _run(
         self, data: Any, order: np.ndarray, batch_size: int, sides: Any, opt: Any, catch_up: bool, total: np.ndarray
     ) -> int:
         """Take steps in one call of the kernel; return the step that failed, or -1."""
         users, items, nets = sides
-        kernel = epoch_kernel(self._W, self._SLOTS, bool(self._net_heads), loss.squared_error)
+        kernel = epoch_kernel(self._W, self._SLOTS, bool(self._net_heads), self._loss)
         seed = np.uint64(self.seed & 0xFFFFFFFFFFFFFFFF)
         with one_blas_thread() if self._net_heads else contextlib.nullcontext():
             failed = _run(
@@ -513,36 +493,35 @@ class Program(base.Program):
                 return first + failed
         return -1
 
-    def train_tiles(self, tiles: Tiles, rounds: np.ndarray, learning_rates: np.ndarray) -> Progress:
-        if self._tiled is None:
-            self._tiled = self._describe_tiles()
-        if not self._tiled:
-            return super().train_tiles(tiles, rounds, learning_rates)
+    def _run_rounds(self, tiles: Tiles, rounds: np.ndarray, learning_rates: Any) -> Progress:
+        """Train on rounds of tiles by online SGD, a rate a round. After a failed step the weights are invalid."""
+        assert self._tiled
         kernel, decays, tail = self._tiled
         heads = self._heads
         n_rounds, n_blocks = len(rounds), tiles.n_blocks
-        lr = np.asarray(learning_rates, self.dtype)
+        lr = np.array(np.broadcast_to(np.asarray(learning_rates, self.dtype), (n_rounds,)))
         bounds = tiles.start[rounds]
-        n = int((bounds[:, -1] - bounds[:, 0]).sum())
-        squared, shared = np.zeros((n_rounds, n_blocks)), np.zeros(1 + 2 * n_blocks, np.int64)
+        n = int(tiles.sizes(rounds).sum())
+        losses, shared = np.zeros((n_rounds, n_blocks)), np.zeros(1 + 2 * n_blocks, np.int64)
         arguments = (
             _read_only(tiles.user, np.int32), _read_only(tiles.item, np.int32), _read_only(tiles.rating, np.float32),
-            bounds, np.asarray(rounds, np.int64), shared, squared, *self._tables, lr, decays, tail,
+            bounds, np.asarray(rounds, np.int64), shared, losses, *self._tables, lr, decays, tail,
             heads.mean, heads.low, heads.high,
         )  # fmt: skip
         _share(lambda: kernel(*arguments), min(self.n_threads, n_blocks) if n * self._W >= _WORTH_A_THREAD else 1)
-        good = np.isfinite(squared).ravel()
+        good = np.isfinite(losses).ravel()
         if good.all():
             self.t += n
-            return Progress(np.array([float(squared.sum())]), -1)
+            return Progress(np.array([float(losses.sum())]), n, n)
         first = int(np.argmin(good))  # the tile that failed; the step within it is not known
         visited = np.cumsum(np.diff(bounds, axis=1).ravel())
-        return Progress(np.array([float(squared.ravel()[:first].sum())]), int(visited[first - 1]) if first else 0)
+        done = int(visited[first - 1]) if first else 0
+        return Progress(np.array([float(losses.ravel()[:first].sum())]), done, done, float(lr[first // n_blocks]))
 
     def _describe_tiles(self) -> tuple[Any, ...]:
         """Make the kernel of online SGD (batch size 1), its lambdas and its `tail`; () if there is no such kernel."""
         opt, K = self.optimizer, self._K
-        alone = isinstance(opt, SGD) and not opt.momentum and isinstance(self.model, Dot)
+        alone = isinstance(opt, SGD) and not opt.momentum and self._dot is self.model
         # With one rating a step, sparse "l2" is "per_rating"; "decoupled" is not quite.
         names = ("user_factors", "item_factors", "user_bias", "item_bias")
         lambdas = np.array([opt.decay_of(name) for name in names], self.dtype)
@@ -556,17 +535,15 @@ class Program(base.Program):
             decay[: K - whole], other[: K - whole] = lambdas[side], 1
             if self._biases:
                 decay[K - whole + side], one[K - whole + side] = lambdas[2 + side], 1
-        return tile_kernel(whole, self._W, self._heads.ranged, loss.squared_error), lambdas, tail
+        return tile_kernel(whole, self._W, self._heads.ranged, self._loss), lambdas, tail
 
-    def predict(self, user: np.ndarray, item: np.ndarray, head: str | None = None) -> np.ndarray:
-        index = self.model.heads.index(head if head is not None else getattr(self.model, "output", ""))
-        if index != self._dot_index:
-            self._w = self._views(0)
-            return super().predict(user, item, head)
-        out = np.empty(len(user), self.dtype)
+    def predict(self, batch: Batch, head: str | None = None) -> np.ndarray:
+        if self.model.heads.index(self.model.check_head(head)) != self._dot_index:
+            return super().predict(batch, head)
+        out = np.empty(batch.size, self.dtype)
         predict_kernel(self._K)(
-            _read_only(user, np.int32),
-            _read_only(item, np.int32),
+            _read_only(batch.user, np.int32),
+            _read_only(batch.item, np.int32),
             self._tables[0],
             self._tables[1],
             self._heads,
@@ -598,18 +575,18 @@ def _fading(beta: float, n: np.ndarray) -> np.ndarray:
     return power
 
 
-def compile(
-    model: Model,
-    optimizer: Optimizer,
-    weights: Weights,
-    seed: int = 0,
-    dtype: Any = "float32",
-    n_threads: int | None = None,
-) -> base.Program:
-    """Make a compiled program; the reference, with a note in the log, if there is no kernel for the model."""
-    if _parts(model) is None:
-        if repr(model) not in _told:
-            _told.add(repr(model))
-            log.info("no compiled kernel for %s: it runs composed of NumPy operations", model)
-        return base.Program(model, optimizer, weights, seed, dtype, n_threads)
-    return Program(model, optimizer, weights, seed, dtype, n_threads)
+def fused(model: Model, solver: Solver | None, dtype: np.dtype) -> type[base.Program] | None:
+    """Choose the compiled program, for exactly the types that the kernels know; None if there is none."""
+    known = solver is None or (
+        type(solver) is Gradient and type(solver.optimizer) in (SGD, Adam) and type(solver.loss) in LOSSES
+    )
+    return Program if known and _parts(model) is not None else None
+
+
+def unavailable() -> str | None:
+    """Return the reason why this backend cannot run here; None if it can."""
+    return "NUMBA_DISABLE_JIT is set, and its kernels must be compiled" if config.DISABLE_JIT else None
+
+
+BACKEND = base.Backend("numba", unavailable, fused, uniform=passes.uniform, select=top.select)
+compile = BACKEND.compile

@@ -9,12 +9,11 @@ the mispredicted branches of a heap (half the time, at n = 10).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from minicf import scoring
 from minicf.backends.numba.jit import strict_kernel
+from minicf.data.bags import Bags
 
 _GROUPS = 512
 _LONG = 1000
@@ -60,8 +59,8 @@ def _select(scores, start, items, n, index, best):
                         _insert(values[j], j, top, where, n)
 
 
-def select(scores: np.ndarray, skip: Any, n: int, index: np.ndarray, best: np.ndarray) -> None:
+def select(scores: np.ndarray, exclude: Bags, n: int, index: np.ndarray, best: np.ndarray) -> None:
     """Select the best n of each row, as `minicf.scoring.select`."""
     if n > _LONG:
-        return scoring.select(scores, skip, n, index, best)
-    _select(scores, skip.start, skip.items, n, index, best)
+        return scoring.select(scores, exclude, n, index, best)
+    _select(scores, exclude.start, exclude.index, n, index, best)
