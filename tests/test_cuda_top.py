@@ -8,9 +8,10 @@ import pytest
 
 from minicf import Ratings, Recommender, backends, scoring
 from minicf.backends.cuda import top
-from minicf.models import Dot, DotBias, Model, Net
+from minicf.data import Bags
+from minicf.models import Dot, DotBias, Model, Net, net
+from minicf.models.dot import dot_scorer
 from minicf.optim import SGD
-from minicf.scoring import Skip
 from tests import cases
 from tests.cuda import emulator, standin
 
@@ -32,8 +33,8 @@ def test_the_selection_is_the_reference_s(n, levels):
     scores[random.uniform(size=scores.shape) < 0.05] = -np.inf
     scores[5] = np.sort(scores[5])  # each one enters
     pairs = random.uniform(size=scores.shape) < np.linspace(0, 1, 7)[:, None]  # from none seen to all
-    skip = Skip.of(*np.nonzero(pairs), 7)
-    part = Skip(skip.start[2:], skip.items)  # as `top_n` gives a later block: starts are not 0
+    skip = Bags.of(*np.nonzero(pairs), 7)
+    part = Bags(skip.start[2:], skip.index)  # as `top_n` gives a later block: starts are not 0
     expected = chosen(scoring.select, scores.copy(), skip, n), chosen(scoring.select, scores[2:].copy(), part, n)
     for processors, threads in ((3, 64), (1, 32), (2, 256)):
         with standin.emulated(processors=processors, threads=threads):
@@ -47,7 +48,7 @@ def test_the_selection_is_the_reference_s(n, levels):
 
 def test_a_list_too_long_for_the_chip_is_selected_on_the_host(monkeypatch):
     scores = np.random.RandomState(0).normal(size=(3, 90)).astype(np.float32)
-    skip = Skip.of(np.array([1, 1]), np.array([4, 5]), 3)
+    skip = Bags.of(np.array([1, 1]), np.array([4, 5]), 3)
     expected = chosen(scoring.select, scores.copy(), skip, 70)
     with standin.emulated(processors=7):
         import cupy
@@ -83,17 +84,18 @@ def test_the_lists_are_the_cpu_s(monkeypatch, model, n):
     rows = np.array([0, 8, 3, 3, 5])
     random = np.random.default_rng(2)
     seen = [random.choice(70, size, replace=False) for size in (0, 70, 69, 10, 35)]
-    skip = Skip.of(np.repeat(np.arange(5), [len(x) for x in seen]), np.concatenate(seen).astype(np.int32), 5)
+    skip = Bags.of(np.repeat(np.arange(5), [len(x) for x in seen]), np.concatenate(seen).astype(np.int32), 5)
     with standin.emulated(processors=2):
         import cupy
 
         monkeypatch.setattr(top, "SCORES_BYTES", 4 * 70 * 2)
         monkeypatch.setattr(scoring, "MIN_ROWS", 2)  # two users a block
-        monkeypatch.setattr(scoring, "_HIDDEN", 500)  # one at a time through the net
+        monkeypatch.setattr(net, "_HIDDEN", 500)  # one at a time through the net
         for given in (None, skip):
-            expected = scoring.top_n(scoring.scorer(model, weights), rows, 70, n, given, compiled=False)
+            expected = scoring.top_n(model.scorer(weights), rows, 70, n, given)
             standin.log.clear()
-            index, best = scoring.top_n(scoring.scorer(model, weights, cupy), rows, 70, n, given, xp=cupy)
+            here = {"select": top.select, "xp": cupy, "block_bytes": top.SCORES_BYTES}
+            index, best = scoring.top_n(model.scorer(weights, xp=cupy), rows, 70, n, given, **here)
             names = [name for kind, name in standin.log if kind == "launch"]
             assert standin.on_device[0] or names == ["top_items"] * 3
             np.testing.assert_array_equal(index, expected[0])
@@ -103,19 +105,20 @@ def test_the_lists_are_the_cpu_s(monkeypatch, model, n):
 def test_a_block_is_what_there_is_room_for():
     random = np.random.default_rng(0)
     users, items = random.normal(size=(20, 3)).astype(np.float32), random.normal(size=(30, 3)).astype(np.float32)
-    expected, _ = scoring.top_n(scoring.dot_scorer(users, items), np.arange(20), 30, 5, compiled=False)
+    expected, _ = scoring.top_n(dot_scorer(users, items), np.arange(20), 30, 5)
     with standin.emulated():
         import cupy
 
         standin.limit_bytes[0], before = 4 * 30 * 6, standin.limit_bytes[0]
         try:
             standin.log.clear()
-            score = scoring.dot_scorer(users, items, cupy)
-            index, _ = scoring.top_n(score, np.arange(20), 30, 5, xp=cupy)
+            score = dot_scorer(users, items, cupy)
+            here = {"select": top.select, "xp": cupy, "block_bytes": top.SCORES_BYTES}
+            index, _ = scoring.top_n(score, np.arange(20), 30, 5, **here)
             assert standin.log.count(("launch", "top_items")) == 4  # 20 rows do not fit, nor do 10; 5 do
             standin.limit_bytes[0] = 100
             with pytest.raises(MemoryError, match="no room for the scores of one user with 30 items"):
-                scoring.top_n(score, np.arange(20), 30, 5, xp=cupy)
+                scoring.top_n(score, np.arange(20), 30, 5, **here)
         finally:
             standin.limit_bytes[0] = before
     np.testing.assert_array_equal(index, expected)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicf import blas
+from minicf import threads as limits
 from minicf.backends.numba import program as numba_program
 from minicf.data import Ratings
 from minicf.models import Dot, DotBias, Hybrid, Net
@@ -117,18 +117,18 @@ def test_one_ratings_table_is_shared_and_two_recommenders_are_not():
 
 
 def _blas_threads() -> list[int]:
-    return [library.num_threads for library in blas._libraries()[0]]
+    return [library.num_threads for library in limits._libraries()[0]]
 
 
 @pytest.fixture
 def three_threads():
     """BLAS with several threads, whatever this machine has."""
-    if not blas._libraries()[0]:
+    if not limits._libraries()[0]:
         pytest.skip("this BLAS has a number of threads for each thread")
     before = _blas_threads()
 
     def set_all(numbers: list[int]) -> None:
-        for library, n in zip(blas._libraries()[0], numbers, strict=True):
+        for library, n in zip(limits._libraries()[0], numbers, strict=True):
             library.set_num_threads(n)
             getattr(library, "clear_controlling_thread", lambda: None)()
 
@@ -147,7 +147,7 @@ class Inside(threading.Thread):
         self.entered.wait(60)
 
     def run(self) -> None:
-        with blas.at_most(self.n_threads):
+        with limits.limit_blas(self.n_threads):
             self.entered.set()
             self.leave.wait(60)
 
@@ -172,9 +172,9 @@ def test_limits_that_overlap(three_threads):
 
 
 def test_a_limit_does_not_raise_the_number(three_threads):
-    with blas.at_most(100):
+    with limits.limit_blas(100):
         assert set(_blas_threads()) == {3}
-    with blas.at_most(None):
+    with limits.limit_blas(None):
         assert set(_blas_threads()) == {3}
     assert set(_blas_threads()) == {3}
 
@@ -182,11 +182,11 @@ def test_a_limit_does_not_raise_the_number(three_threads):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_fork_amid_a_limit_ends_the_limits_of_threads_that_it_lacks(three_threads):
     other = Inside(1)
-    with blas.at_most(2):
+    with limits.limit_blas(2):
         child = _fork()
         if child == 0:
             right = set(_blas_threads()) == {2}  # its own limit holds on
-            with blas.one_blas_thread():
+            with limits.one_blas_thread():
                 right &= set(_blas_threads()) == {1}
             os._exit(0 if right else 1)
         status = os.waitpid(child, 0)[1]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from minicf import scoring
 from minicf.backends.numba import top
-from minicf.scoring import Skip
+from minicf.data import Bags, Batch
+from minicf.models.dot import dot_scorer
 from minicf.threads import count_threads
 from tests.cases import ALL_MODELS
 
@@ -22,7 +23,7 @@ def by_sorting(scores, skip, n):
     """Every list by sorting all of its scores."""
     index = np.full((len(scores), n), -1)
     for row, values in enumerate(scores):
-        left = np.setdiff1d(np.flatnonzero(values > -np.inf), skip.items[skip.start[row] : skip.start[row + 1]])
+        left = np.setdiff1d(np.flatnonzero(values > -np.inf), skip.index[skip.start[row] : skip.start[row + 1]])
         best = sorted(left, key=lambda item: (-values[item], item))[:n]
         index[row, : len(best)] = best
     return index
@@ -49,7 +50,7 @@ def test_it_equals_sorting(select, rows, items, seed, levels, data):
     scores = random.randint(-levels, levels, (rows, items)).astype(np.float32)  # few levels: many ties
     scores[random.uniform(size=scores.shape) < 0.05] = -np.inf
     pairs = random.uniform(size=scores.shape) < random.choice([0, 0.3, 1])
-    skip = Skip.of(*np.nonzero(pairs), rows)
+    skip = Bags.of(*np.nonzero(pairs), rows)
     index, best = run(select, scores, skip, n)
     expected = by_sorting(scores, skip, n)
     np.testing.assert_array_equal(index, expected)
@@ -68,7 +69,7 @@ def test_ties_among_many_items(select, n, items, levels):
     scores = random.randint(-levels, levels, (6, items)).astype(np.float32)
     scores[:, random.permutation(items)[: items // 3]] = -np.inf
     scores[0, 5:] = -np.inf  # fewer than n are left
-    skip = Skip.of(*np.nonzero(random.uniform(size=scores.shape) < 0.2), len(scores))
+    skip = Bags.of(*np.nonzero(random.uniform(size=scores.shape) < 0.2), len(scores))
     index, best = run(select, scores, skip, n)
     expected = by_sorting(scores, skip, n)
     np.testing.assert_array_equal(index, expected)
@@ -78,7 +79,7 @@ def test_ties_among_many_items(select, n, items, levels):
 
 @BOTH
 def test_equal_scores_go_by_index(select):
-    index, _ = run(select, np.ones((1, 500), np.float32), Skip.of(np.array([0]), np.array([2]), 1), 4)
+    index, _ = run(select, np.ones((1, 500), np.float32), Bags.of(np.array([0]), np.array([2]), 1), 4)
     np.testing.assert_array_equal(index, [[0, 1, 3, 4]])
 
 
@@ -88,29 +89,30 @@ def tables():
     return random.normal(size=(60, 5)).astype(np.float32), random.normal(size=(211, 5)).astype(np.float32)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@BOTH
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
-def test_blocks_and_threads_change_nothing(tables, compiled, n_threads, monkeypatch):
+def test_blocks_and_threads_change_nothing(tables, select, n_threads):
     users, items = tables
     random = np.random.RandomState(4)
-    skip = Skip.of(random.randint(0, 60, 900), random.randint(0, 211, 900), 60)
+    skip = Bags.of(random.randint(0, 60, 900), random.randint(0, 211, 900), 60)
     expected = by_sorting(users @ items.T, skip, 9)
-    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * 211 * 9)
     rows = np.arange(60)
-    index, best = scoring.top_n(scoring.dot_scorer(users, items), rows, 211, 9, skip, n_threads, compiled)
+    index, best = scoring.top_n(
+        dot_scorer(users, items), rows, 211, 9, skip, n_threads, select, block_bytes=4 * 211 * 9
+    )
     np.testing.assert_array_equal(index, expected)
     np.testing.assert_allclose(best, np.take_along_axis(users @ items.T, index, 1), rtol=1e-6)  # another block's GEMM
 
 
 def test_more_than_there_are(tables):
     users, items = tables
-    index, best = scoring.top_n(scoring.dot_scorer(users, items), np.arange(3), 211, 1000)
+    index, best = scoring.top_n(dot_scorer(users, items), np.arange(3), 211, 1000)
     assert index.shape == best.shape == (3, 211)
     assert (np.sort(index, axis=1) == np.arange(211)).all()
 
 
 def test_no_rows(tables):
-    assert scoring.top_n(scoring.dot_scorer(*tables), np.zeros(0, int), 211, 3)[0].shape == (0, 3)
+    assert scoring.top_n(dot_scorer(*tables), np.zeros(0, int), 211, 3)[0].shape == (0, 3)
 
 
 @pytest.mark.parametrize("model", ALL_MODELS.values(), ids=ALL_MODELS)
@@ -120,35 +122,35 @@ def test_scores_order_items_as_predictions_do(model):
         name: w + np.random.RandomState(2).normal(size=w.shape).astype(np.float32) for name, w in weights.items()
     }
     out = np.empty((4, 30), np.float32)
-    scoring.scorer(model, weights)(np.arange(4), out)
+    model.scorer(weights)(np.arange(4), out)
     user, item = np.repeat(np.arange(4), 30), np.tile(np.arange(30), 4)
-    head, own = scoring.head_of(model, weights)
+    head, own = model.output_head(weights)
     raw = type(head)(**{**vars(head), "rating_range": None})  # before the range, which may saturate
-    expected = raw.predict(own, user, item).reshape(4, 30)
+    expected = raw.predict(own, Batch(user, item)).reshape(4, 30)
     # The mean, which orders nothing, is left out; the rest differs by float32 rounding of numbers below 100.
     difference = expected - out
     np.testing.assert_allclose(difference, np.broadcast_to(difference[:, :1], difference.shape), atol=1e-4)
 
 
 def test_skip_of_pairs_and_of_some_rows():
-    skip = Skip.of(np.array([2, 0, 2, 2]), np.array([5, 1, 3, 5]), 4)
+    skip = Bags.of(np.array([2, 0, 2, 2]), np.array([5, 1, 3, 5]), 4)
     assert skip.start.tolist() == [0, 1, 1, 3, 3]
-    assert skip.items.tolist() == [1, 3, 5]
+    assert skip.index.tolist() == [1, 3, 5]
     taken = skip.take(np.array([2, -1, 0, 2, 3]))
     assert taken.start.tolist() == [0, 2, 2, 3, 5, 5]
     assert taken.items.tolist() == [3, 5, 1, 3, 5]
 
 
 def test_skip_of_nothing():
-    skip = Skip.none(3)
+    skip = Bags.empty(3)
     assert skip.start.tolist() == [0, 0, 0, 0]
-    assert len(skip.items) == 0
+    assert len(skip.index) == 0
 
 
 def test_a_worker_holds_a_block_of_scores_and_no_more(tables, monkeypatch):
     users, items = tables
     monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * len(items) * 10)
-    score, seen = scoring.dot_scorer(users, items), []
+    score, seen = dot_scorer(users, items), []
 
     def seeing(rows, out):
         seen.append(out.shape)
@@ -184,7 +186,7 @@ def test_never_more_workers_than_asked(tables, monkeypatch):
     users, items = tables
     monkeypatch.setattr(scoring, "BLOCK_BYTES", 0)
     alive, most = set(), []
-    score = scoring.dot_scorer(users, items)
+    score = dot_scorer(users, items)
 
     def watched(rows, out):
         import threading

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 import minicf
 from minicf import explain, metrics
 from minicf.backends.base import Program
+from minicf.data import Bags
 from minicf.models import Model
-from minicf.scoring import Skip
 
 
 class Best(minicf.Callback):
@@ -127,7 +127,7 @@ def recommended(frame: pd.DataFrame, path: Path) -> minicf.Recommender:
     assert_type(recommender.model_, Model)
     assert_type(recommender.weights_, dict[str, np.ndarray])
     assert_type(recommender.titles_, np.ndarray | None)
-    assert_type(recommender.seen_, Skip | None)
+    assert_type(recommender.seen_, Bags | None)
     assert_type(recommender.n_features_in_, int)
     assert_type(recommender.history_, pd.DataFrame)
     assert_type(recommender.rating_range_, tuple[float, float])

@@ -132,6 +132,7 @@ def suite() -> None:
     from minicf.backends import base
     from minicf.backends.cuda import top
     from minicf.backends.cuda.per_rating import PerRating
+    from minicf.data import Bags
     from minicf.models import DotBias, Hybrid, Net
     from minicf.optim import SGD, Adam
     from tests import cases
@@ -182,7 +183,7 @@ def suite() -> None:
             raise AssertionError("the tiles are not the ratings one after the other")
         random = np.random.RandomState(0)
         scores = random.randint(0, 40, (5, 200)).astype(np.float32)
-        skip = scoring.Skip.of(*np.nonzero(random.uniform(size=scores.shape) < 0.2), 5)
+        skip = Bags.of(*np.nonzero(random.uniform(size=scores.shape) < 0.2), 5)
         lists = []
         for select, given in ((scoring.select, scores.copy()), (top.select, cupy.asarray(scores))):
             index, best = np.empty((5, 40), np.int32), np.empty((5, 40), np.float32)

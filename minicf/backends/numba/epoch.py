@@ -18,6 +18,7 @@ import numpy as np
 
 from minicf.backends.numba import adam, sgd
 from minicf.backends.numba.jit import inline, kernel
+from minicf.backends.numba.loss import FACTORS
 from minicf.backends.numba.nets import net_pass
 from minicf.backends.numba.vectors import (
     FLUSH_DENORMALS,
@@ -119,6 +120,7 @@ def release_rows(n, slot, rows, g, one):
 @functools.cache
 def dot_pass(LOSS: Any) -> Any:
     """Make the pass of the dot head over a batch, with a function of `loss`."""
+    FACTOR = FACTORS[LOSS]
 
     @inline
     def run(W, wu, wi, gu, gi, place_u, place_i, user, item, rating, order, lo, batch, mean, ranged, low, high, weight):
@@ -130,7 +132,7 @@ def dot_pass(LOSS: Any) -> Any:
         lanes = count_lanes(wu)
         real = wu.dtype.type
         total = 0.0
-        share = real(weight / batch)
+        scale = real(weight * FACTOR / batch)
         for j in range(batch):
             if j < _AHEAD and lo + batch + j < len(order):
                 ahead = order[lo + batch + j]
@@ -142,7 +144,7 @@ def dot_pass(LOSS: Any) -> Any:
             for k in range(0, W, lanes):
                 score = score + load(wu, p, k) * load(wi, q, k)
             s, r = horizontal_sum(score) + mean, real(rating[order[lo + j]])
-            value, d = LOSS(s, r, share, ranged, low, high, real(1))
+            value, d = LOSS(s, r, scale, ranged, low, high, real(1))
             total += value
             for k in range(0, W, lanes):
                 store(gu, p, k, load(gu, p, k) + d * load(wi, q, k))

@@ -9,6 +9,7 @@ import numpy as np
 
 from minicf import rng
 from minicf.backends.numba.jit import inline
+from minicf.backends.numba.loss import FACTORS
 from minicf.backends.numba.passes import GOLDEN, mix
 
 
@@ -58,6 +59,7 @@ def matrix_view(flat, at, rows, columns):
 @functools.cache
 def net_pass(LOSS: Any) -> Any:
     """Make the pass of all net heads over a batch, with a function of `loss`."""
+    FACTOR = FACTORS[LOSS]
 
     @inline
     def run(nets, wu, wi, gu, gi, place_u, place_i, K, rating, order, lo, batch, totals, seed, step):
@@ -104,7 +106,7 @@ def net_pass(LOSS: Any) -> Any:
             out = (layers[first + count - 1, 4] + layers[first + count - 1, 0]) * batch
             for j in range(batch):  # (F4), (F9), (B9), (B4)
                 r = real(rating[order[lo + j]])
-                value, d_s = LOSS(x[out + j] + mean, r, weight / batch, ranged, low, high, one)
+                value, d_s = LOSS(x[out + j] + mean, r, weight * FACTOR / batch, ranged, low, high, one)
                 total += value
                 d_x[out + j] = real(d_s)
             totals[index] = total

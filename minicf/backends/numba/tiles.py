@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minicf.backends.numba.jit import inline, kernel
+from minicf.backends.numba.loss import FACTORS
 from minicf.backends.numba.vectors import (
     FLUSH_DENORMALS,
     atomic_add,
@@ -26,6 +27,7 @@ from minicf.backends.numba.vectors import (
 @functools.cache
 def train_tile(LOSS: Any) -> Any:
     """Make the loop of online SGD over the ratings of a tile, with a function of `loss`."""
+    FACTOR = FACTORS[LOSS]
 
     @inline
     def train(WHOLE, W, RANGED, user, item, rating, start, stop, users, items, lr, decay, tail, mean, low, high):
@@ -48,7 +50,9 @@ def train_tile(LOSS: Any) -> Any:
                 q, at = load(items, i, k), k - WHOLE
                 to_user = load_invariant(tail, 1, at) * q + load_invariant(tail, 2, at)
                 score = score + (load(users, u, k) * to_user + load_invariant(tail, 5, at) * q)
-            value, g = LOSS(horizontal_sum(score) + mean, real(rating[j]), lr, RANGED, low, high, real(1))
+            value, g = LOSS(
+                horizontal_sum(score) + mean, real(rating[j]), real(FACTOR) * lr, RANGED, low, high, real(1)
+            )
             total += value
             for k in range(0, WHOLE, lanes):
                 p, q = load(users, u, k), load(items, i, k)
