@@ -227,7 +227,7 @@ def _as_known(recommender: Any, side: str, text: str) -> Any:
         try:
             value = int(text)
         except ValueError:
-            raise _Failure(f"{side} is {text!r}; it must be an integer, as the known ids") from None
+            raise _Failure(f"{side} is {text!r}; it must be an integer, like the known ids") from None
     if vocabulary.index(value, missing=-1) < 0:
         some = ", ".join(map(repr, vocabulary.ids[:3].tolist()))
         new = "; use --new with the ratings of a new user" if side == "user" else ""

@@ -123,6 +123,16 @@ def test_what_the_file_says(tmp_path):
     header, arrays = storage.read(tmp_path / "m.npz", "recommender")
     assert {"minicf", "python", "numpy", "pandas"} <= set(header["versions"])
     assert header["version"] == storage.VERSION
+    # The keys of version 0.1: its files load here, and files of today load there.
+    assert header.keys() == {
+        "format", "version", "arguments", "model", "mean", "deviation", "unit", "rating_range", "n_ratings",
+        "n_features_in", "history", "ids", "titles", "seen", "versions",
+    }  # fmt: skip
+    assert header["deviation"] == first.std_
+    assert arrays.keys() == {
+        *(f"weights.{name}" for name in first.weights_), "user_ids.bytes", "user_ids.ends", "item_ids.ids",
+        "titles.bytes", "titles.ends", "seen.start", "seen.items",
+    }  # fmt: skip
     assert not any(array.dtype.hasobject for array in arrays.values())
     json.dumps(header, allow_nan=True)
     with np.load(tmp_path / "m.npz", allow_pickle=False) as plain:

@@ -24,6 +24,7 @@ from minicf import SGD, Adam, DotBias, Hybrid, Net, Ratings, Trainer, metrics
 from minicf.data import UnknownIdError
 from minicf.evaluation import cross_validate
 from minicf.recommender import Recommender
+from minicf.recommender.growth import Growth
 
 NAMES = ("dot_bias", "dot", "net", "hybrid")
 
@@ -387,6 +388,36 @@ def test_ids_of_another_type_are_pointed_out(frame):
         numbers.partial_fit(table(text=True))
 
 
+@pytest.mark.parametrize("method", ["predict", "recommend", "similar_items", "fold_in"])
+def test_warnings_point_at_the_callers_line(fitted, method):
+    call = {
+        "predict": lambda: fitted.predict([["100", 1000]]),
+        "recommend": lambda: fitted.recommend("100"),
+        "similar_items": lambda: fitted.similar_items("1000"),
+        "fold_in": lambda: fitted.fold_in({1000: 9.0}, id=1),
+    }[method]
+    with pytest.warns(UserWarning, match=r"known ids are integers|on the scale of training, 1 … 5") as caught:
+        call()
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_inputs_serve_others_too(frame, fitted):
+    """The command line and cross-validation read tables as the recommender does."""
+    ratings = fitted.inputs.ratings(frame)
+    assert (ratings.users, ratings.items) == (fitted.users_, fitted.items_)
+    assert fitted.vocabulary("item") == fitted.items_
+    assert fitted.inputs.lookup("user", [100, -1]).tolist() == [0, -1]
+    ids, rows = fitted.inputs.asked("user", 107)
+    assert (ids.tolist(), rows.tolist()) == ([107], [1])
+    X, y = np.column_stack([frame[["userId", "movieId"]], np.arange(len(frame))]), frame.rating
+    ratings, n_features = quick().inputs.training(X, y)
+    assert (ratings.users, n_features) == (fitted.users_, 3)
+    with pytest.raises(ValueError, match="X has 3 features, but Recommender is expecting 2"):
+        fitted.inputs.ratings(X, y)
+    with pytest.raises(NotFittedError, match="call fit first"):
+        quick().vocabulary("user")
+
+
 # --- lists ----------------------------------------------------------------------------------------------------------
 
 
@@ -654,6 +685,23 @@ def test_factors_as_a_table(fitted, trained):
     assert fitted.factors("user").userId.tolist() == fitted.users_.ids.tolist()
 
 
+def test_the_old_name_of_the_standard_deviation(fitted, frame):
+    assert fitted.std_ == pytest.approx(frame.rating.std(ddof=0))
+    with pytest.warns(DeprecationWarning, match="deviation_ is now std_"):
+        assert fitted.deviation_ == fitted.std_
+
+
+def test_another_backend_and_number_of_threads_take_effect(fitted, frame):
+    expected = fitted.recommend(100)
+    scores = fitted.scores
+    assert fitted.scores is scores
+    for name, value in (("backend", "numpy"), ("n_threads", 1)):
+        setattr(fitted, name, value)
+        assert fitted.scores is not scores
+        scores = fitted.scores
+        assert fitted.recommend(100).movieId.tolist() == expected.movieId.tolist()
+
+
 def test_a_trainer_for_those_who_ask_for_one(fitted, frame):
     users, items = fitted.users_.index(frame.userId), fitted.items_.index(frame.movieId)
     scores = np.clip(fitted.trainer_.predict(users, items), 1, 5)
@@ -680,6 +728,21 @@ def test_training_that_fails_leaves_the_recommender_as_it_was(fitted, frame, mon
     np.testing.assert_array_equal(fitted.predict(frame), expected[0])
     pd.testing.assert_frame_equal(fitted.recommend(ids), expected[1])
     assert vars(fitted).keys() == expected[2]
+
+
+def test_folding_in_that_fails_leaves_the_recommender_as_it_was(fitted, frame, monkeypatch):
+    """New ids are known, and their rows are solved, when seen items fail."""
+    expected, before = fitted.predict(frame), dict(vars(fitted))
+
+    def fails(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Growth, "seen", fails)
+    with pytest.raises(KeyboardInterrupt):
+        fitted.fold_in({1000: 5.0}, id=1)
+    assert vars(fitted).keys() == before.keys()
+    assert all(vars(fitted)[name] is value for name, value in before.items())
+    np.testing.assert_array_equal(fitted.predict(frame), expected)
 
 
 def test_a_first_fit_that_fails_leaves_none(frame, monkeypatch):

@@ -235,7 +235,7 @@ class Inputs:
         known = self.vocabulary(side)
         if known.ids.dtype != ids.ids.dtype:
             old, new = (_type_of(vocabulary) for vocabulary in (known, ids))
-            raise ValueError(f"new {side} ids are {new}; they must be {old}, as the known ids")
+            raise ValueError(f"new {side} ids are {new}; they must be {old}, like the known ids")
 
 
 def opposite(side: str) -> str:
