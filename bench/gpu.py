@@ -23,11 +23,13 @@ from typing import Any
 import numpy as np
 
 from minicf import scoring
-from minicf.backends import base, cuda, get_backend
+from minicf.backends import cuda, get_backend
+from minicf.backends import numpy as plain
 from minicf.backends.cuda import device, top
 from minicf.backends.cuda.per_rating import PerRating
 from minicf.data import Bags, Batch
 from minicf.models import DotBias, Model, Net
+from minicf.models.scorers import dot_vectors
 from minicf.optim import SGD, Adam, Optimizer
 from minicf.solvers import Gradient, Part
 from minicf.tiles import Tiles
@@ -426,7 +428,7 @@ def run_case(case: Case, turns: int, check_steps: int = 20) -> list[dict[str, An
     whole = min(case.steps, len(data[0]) // case.batch) * case.batch
     order = random.permutation(len(data[0]))[:whole].astype(np.int32)
     check = order[: min(check_steps, whole // case.batch) * case.batch]
-    reference = base.compile(case.model, Gradient(case.optimizer, batch_size=case.batch), start, 0, "float64")
+    reference = plain.compile(case.model, Gradient(case.optimizer, batch_size=case.batch), start, 0, "float64")
     reference.run(Batch(*data), Part("batches", check, case.optimizer.lr))
     rows, right = [], {}
     for kind in CONTENDERS:
@@ -560,7 +562,7 @@ class TorchTop:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ImportError("PyTorch has no CUDA device")
         self.torch = torch
-        users, items = model.vectors(weights)
+        users, items = dot_vectors(weights, model.biases)
         self.users, self.items = (torch.tensor(x, device=self.device) for x in (users, items))
 
     def top(self, rows: np.ndarray, items: int, n: int, skip: Bags, block: int = 1024) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 from minicf import Dot, scoring
 from minicf.backends import get_backend
 from minicf.data import Bags
-from minicf.models.dot import dot_scorer
+from minicf.models.scorers import by_products
 from minicf.threads import count_threads
 
 RECORD = Path(__file__).parent / "results" / "recommend.csv"
@@ -92,7 +92,7 @@ def main(turns: int = 5) -> None:
     except ImportError:
         print("implicit is not installed", file=sys.stderr)
     small = Bags(rated.start[:65], rated.index)
-    scoring.top_n(dot_scorer(users, items), rows[:64], ITEMS, N, small, select=get_backend("auto").select)  # compiles
+    scoring.top_n(by_products(users, items), rows[:64], ITEMS, N, small, select=get_backend("auto").select)  # compiles
     # Memory is of the first call: later ones find it with the allocator.
     first = {name: watched(call) for name, call in calls.items()}
     if len(first) == 2:

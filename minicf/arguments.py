@@ -1,17 +1,17 @@
-"""Checks of arguments: each returns it as plain Python, or raises a ValueError with the value and the limit."""
+"""Checks of arguments: each returns its argument as plain Python, or raises a ValueError with value and limit."""
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """`value` as an int from `low` to `high`."""
+    """Return `value` as an int from `low` to `high`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < low or (high is not None and value > high):
         limit = f"of at least {low}" if high is None else f"from {low} to {high}"
@@ -20,16 +20,16 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
 
 
 def check_seed(name: str, value: Any) -> int:
-    """`value` as a seed that NumPy's generators take."""
+    """Return `value` as a seed that NumPy's generators take."""
     return check_int(name, value, 0, 2**32 - 1)
 
 
 def check_number(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, above: float | None = None
 ) -> float:
-    """`value` as a finite float, at least `low` (or more than `above`) and below `high`.
+    """Return `value` as a finite float, at least `low` (or more than `above`) and below `high`.
 
-    Text is no number, even if it looks like one: "0,1" and "1e-3 " would be the next. Nor is True.
+    Text is refused even if it looks like a number: "0,1" and "1e-3 " would be the next. So is True.
     """
     if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iuf":
         value = value.item()
@@ -47,10 +47,19 @@ def check_number(
 
 
 def check_bool(name: str, value: Any) -> bool:
-    """`value` as a bool; "no", which counts as true, is none."""
+    """Return `value` as a bool; refuse others, such as "no", which counts as true."""
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} is {value!r}; it must be True or False")
     return bool(value)
+
+
+def check_decay(name: str, value: Any) -> float | dict[str, float]:
+    """Return a weight decay: a number, or numbers by the name of a weight, sorted."""
+    if not isinstance(value, Mapping):
+        return check_number(name, value, 0.0)
+    if unnamed := [key for key in value if not isinstance(key, str)]:
+        raise ValueError(f"{name} has {unnamed[0]!r} among its keys; they must be names of weights")
+    return {key: check_number(f"{name}[{key!r}]", x, 0.0) for key, x in sorted(value.items())}
 
 
 def check_unmasked(name: str, values: Any) -> None:
@@ -61,7 +70,7 @@ def check_unmasked(name: str, values: Any) -> None:
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[str]) -> str:
-    """`value`, one of some words."""
+    """Return `value`, which must be one of some words."""
     if not isinstance(value, str) or value not in tuple(allowed):
         raise ValueError(f"{name} is {value!r}; it must be one of {tuple(allowed)}")
     return str(value)

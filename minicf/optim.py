@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from minicf.arguments import check_bool, check_choice, check_number
+from minicf.arguments import check_bool, check_choice, check_decay, check_number
 from minicf.models import Weights
 from minicf.ops import Array, namespace
 from minicf.registry import register
@@ -66,34 +66,17 @@ class Optimizer:
     sparse: bool = False
 
     def __post_init__(self) -> None:
-        self._check()
-
-    def _check(self) -> None:
         object.__setattr__(self, "lr", check_number("lr", self.lr, 0.0))
         object.__setattr__(self, "sparse", check_bool("sparse", self.sparse))
-        if isinstance(self.weight_decay, Mapping):
-            if unnamed := [name for name in self.weight_decay if not isinstance(name, str)]:
-                raise ValueError(f"weight_decay has {unnamed[0]!r} among its keys; they must be names of weights")
-            decays = {k: check_number(f"weight_decay[{k!r}]", v, 0.0) for k, v in sorted(self.weight_decay.items())}
-            object.__setattr__(self, "weight_decay", decays)
-        else:
-            object.__setattr__(self, "weight_decay", check_number("weight_decay", self.weight_decay, 0.0))
+        object.__setattr__(self, "weight_decay", check_decay("weight_decay", self.weight_decay))
         check_choice("decay", self.decay, DECAYS)
 
     def __hash__(self) -> int:
         return hash(repr(self))
 
     def decay_of(self, name: str) -> float:
-        """lambda of one weight."""
-        if isinstance(self.weight_decay, Mapping):
-            return self.weight_decay.get(name, 0.0)
-        return self.weight_decay
-
-    def check_names(self, names: Any) -> None:
-        """Refuse a weight decay for a weight that the model does not have."""
-        unknown = set(self.weight_decay if isinstance(self.weight_decay, Mapping) else ()) - set(names)
-        if unknown:
-            raise ValueError(f"weight_decay names {sorted(unknown)}; the model's weights are {list(names)}")
+        """Return lambda of one weight."""
+        return self.weight_decay.get(name, 0.0) if isinstance(self.weight_decay, Mapping) else self.weight_decay
 
     def slots(self) -> tuple[str, ...]:
         """Return the names of the arrays that the optimizer keeps for each weight."""
@@ -108,10 +91,8 @@ class Optimizer:
             A weight, or some rows of it, and its gradient; weight decay is in them already. Not to be changed.
         slots : dict of arrays
             The state of these rows by slot; assign new arrays to change it.
-        t : int
-            The step, from 1.
-        lr : float
-            The learning rate of this step.
+        t, lr : int, float
+            The step, from 1, and its learning rate.
         table : bool
             Whether the weight is a table of rows, or dense.
         """
@@ -128,10 +109,8 @@ class Optimizer:
         ----------
         w, grads, state : dict of arrays
             Weights, their gradients, and what `init_state` made.
-        t : int
-            The step, from 1.
-        lr : float
-            The learning rate of this step.
+        t, lr : int, float
+            The step, from 1, and its learning rate.
         counts : dict of arrays
             For each table, how many examples of the batch read each row (n_r); dense layers are absent.
         batch : int
@@ -201,7 +180,7 @@ class SGD(Optimizer):
     sparse: bool = False
 
     def __post_init__(self) -> None:
-        self._check()
+        super().__post_init__()
         object.__setattr__(self, "momentum", check_number("momentum", self.momentum, 0.0, 1.0))
         object.__setattr__(self, "nesterov", check_bool("nesterov", self.nesterov))
         if self.nesterov and not self.momentum:
@@ -253,7 +232,7 @@ class Adam(Optimizer):
     sparse: bool = False
 
     def __post_init__(self) -> None:
-        self._check()
+        super().__post_init__()
         try:
             beta1, beta2 = self.betas
         except (TypeError, ValueError):

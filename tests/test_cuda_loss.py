@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minicf.backends import base
+from minicf.backends import numpy as plain
 from minicf.backends.cuda import device
 from minicf.backends.cuda.per_rating import PerRating
 from minicf.losses import Logistic, SquaredError
@@ -97,12 +97,12 @@ def test_every_kernel_that_trains_takes_its_loss_from_there(path, model):
     with standin.emulated(path) as module:
         for optimizer, each in runs:
             solver = Gradient(optimizer, Logistic())
-            far = cases.distances(cases.run(module, model, solver, each), cases.run(base, model, solver, each))
+            far = cases.distances(cases.run(module, model, solver, each), cases.run(plain, model, solver, each))
             assert max(far.values()) < cases.TOLERANCE, far
         if path == "resident" and len(runs) == 2:
             (user, item, rating), weights, order = problem.ratings(), problem.weights(model), problem.orders()[0]
             ours = PerRating(model, Gradient(SGD(0.01), Logistic(), 1), weights, "float64")
-            theirs = base.compile(model, Gradient(SGD(0.01), Logistic(), 1), weights, 0, "float64")
+            theirs = plain.compile(model, Gradient(SGD(0.01), Logistic(), 1), weights, 0, "float64")
             progress = [cases.train(program, user, item, rating, order, 1, 0.01) for program in (ours, theirs)]
             np.testing.assert_allclose(progress[0].loss, progress[1].loss, rtol=1e-12)
             for name, value in theirs.weights().items():

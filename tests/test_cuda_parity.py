@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minicf import rng
-from minicf.backends import base
+from minicf.backends import numpy as plain
 from minicf.backends.cuda import device, nets
 from minicf.backends.cuda.composed import Composed
 from minicf.models import Dot, DotBias, Hybrid, Model, Net
@@ -31,7 +31,7 @@ def gpu(request):
 
 
 def check(module, model, optimizer, problem, dtype="float64"):
-    expected = cases.run(base, model, optimizer, problem, dtype)
+    expected = cases.run(plain, model, optimizer, problem, dtype)
     result = cases.run(module, model, optimizer, problem, dtype)
     assert result.weights.keys() == expected.weights.keys()
     far = {name: d for name, d in cases.distances(result, expected).items() if not d <= cases.TOLERANCE}
@@ -99,8 +99,8 @@ def rms(a, b):
 def test_float32_is_as_near_to_float64_as_the_reference_is(gpu, optimizer):
     model = cases.MODELS["bias"]
     optimizer = cases.optimizer(optimizer, model)
-    exact = cases.run(base, model, optimizer, cases.Problem(), "float64")
-    single = cases.run(base, model, optimizer, cases.Problem(), "float32")
+    exact = cases.run(plain, model, optimizer, cases.Problem(), "float64")
+    single = cases.run(plain, model, optimizer, cases.Problem(), "float32")
     result = cases.run(gpu, model, optimizer, cases.Problem(), "float32")
     for name, value in exact.arrays().items():
         if name != "step" and name in single.arrays():
@@ -150,8 +150,8 @@ LATE = {
 @pytest.mark.parametrize("name", list(LATE))
 def test_idle_rows_of_adam_by_the_expansion(path, model, name):
     model, optimizer = cases.MODELS[model], LATE[name]
-    exact, _ = late(base, model, optimizer, "float64")
-    single, _ = late(base, model, optimizer, "float32")
+    exact, _ = late(plain, model, optimizer, "float64")
+    single, _ = late(plain, model, optimizer, "float32")
     with standin.emulated(path) as module:
         # What rounding does to the one bias of an output unit says little: in float32, tables alone.
         for dtype in ("float64", "float32") if isinstance(model, DotBias) else ("float64",):
@@ -238,7 +238,7 @@ def test_predictions(model, k):
     weights = problem.weights(model)
     with standin.emulated() as module:
         program = module.compile(model, SGD(0.1), weights, 0, "float64")
-        reference = base.compile(model, SGD(0.1), weights, 0, "float64")
+        reference = plain.compile(model, SGD(0.1), weights, 0, "float64")
         for head in (None, *(model.heads if isinstance(model, Hybrid) else ())):
             np.testing.assert_allclose(
                 cases.predict(program, user, item, head), cases.predict(reference, user, item, head), rtol=1e-12
@@ -263,7 +263,7 @@ def test_a_step_that_fails_is_not_taken(gpu, model):
     order = np.arange(problem.n_ratings, dtype=np.int32)
     rating[3 * problem.batch + 2] = np.nan
     outcomes = []
-    for module in (base, gpu):
+    for module in (plain, gpu):
         program = module.compile(model, optimizer, weights, 3, "float64")
         progress = cases.train(program, user, item, rating, order, problem.batch, 0.01)
         assert progress.failed_step == 3

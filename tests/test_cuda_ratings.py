@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from minicf import Ratings, Trainer, backends
-from minicf.backends import base
+from minicf.backends import numpy as plain
 from minicf.backends.cuda.per_rating import PerRating
 from minicf.models import DotBias, Net
 from minicf.optim import SGD, Adam
@@ -44,7 +44,7 @@ def test_tiles_are_the_ratings_one_after_the_other(k, workers, processors, threa
         for side in (user, item):
             tiles = [set(side[tiled[starts[r, t] : starts[r, t + 1]]]) for t in range(workers)]
             assert sum(map(len, tiles)) == len(set().union(*tiles))
-    reference = base.compile(model, optimizer, weights, 0, "float64")
+    reference = plain.compile(model, optimizer, weights, 0, "float64")
     expected = cases.train(reference, user, item, rating, tiled, 1, np.repeat(rates, starts[:, -1] - starts[:, 0]))
     assert progress.failed_step == expected.failed_step == -1
     np.testing.assert_allclose(progress.loss, expected.loss, rtol=1e-10)
@@ -125,7 +125,7 @@ def test_the_order_given_is_kept():
                     stars[order[bad]] = np.nan
                 outcomes = []
                 for program in (
-                    base.compile(model, optimizer, weights, 0, "float64"),
+                    plain.compile(model, optimizer, weights, 0, "float64"),
                     PerRating(model, optimizer, weights, "float64"),
                 ):
                     progress = cases.train(program, user, item, stars, order, 1, rates)
@@ -192,7 +192,7 @@ def test_the_tiles_of_the_trainer(optimizer):
     outcomes = []
     for which in ("numpy", "gpu"):
         with standin.emulated() as module:
-            program = (base if which == "numpy" else module).compile(
+            program = (plain if which == "numpy" else module).compile(
                 model, optimizer, PROBLEM.weights(model), 0, "float64"
             )
             errors = []
@@ -214,7 +214,7 @@ def test_a_rating_that_fails_is_named():
     with standin.emulated() as module:
         program = module.compile(model, SGD(0.01), problem.weights(model), 0, "float64")
         progress = cases.train_tiles(program, tiles, rounds, np.full(4, 0.01))
-    reference = base.compile(model, SGD(0.01), problem.weights(model), 0, "float64")
+    reference = plain.compile(model, SGD(0.01), problem.weights(model), 0, "float64")
     expected = cases.train_tiles(reference, tiles, rounds, np.full(4, 0.01))
     assert progress.failed_step == expected.failed_step == 150
     np.testing.assert_allclose(progress.loss, expected.loss)

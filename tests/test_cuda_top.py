@@ -9,8 +9,8 @@ import pytest
 from minicf import Ratings, Recommender, backends, scoring
 from minicf.backends.cuda import top
 from minicf.data import Bags
-from minicf.models import Dot, DotBias, Model, Net, net
-from minicf.models.dot import dot_scorer
+from minicf.models import Dot, DotBias, Model, Net, scorers
+from minicf.models.scorers import by_products
 from minicf.optim import SGD
 from tests import cases
 from tests.cuda import emulator, standin
@@ -90,7 +90,7 @@ def test_the_lists_are_the_cpu_s(monkeypatch, model, n):
 
         monkeypatch.setattr(top, "SCORES_BYTES", 4 * 70 * 2)
         monkeypatch.setattr(scoring, "MIN_ROWS", 2)  # two users a block
-        monkeypatch.setattr(net, "_HIDDEN", 500)  # one at a time through the net
+        monkeypatch.setattr(scorers, "_HIDDEN", 500)  # one at a time through the net
         for given in (None, skip):
             expected = scoring.top_n(model.scorer(weights), rows, 70, n, given)
             standin.log.clear()
@@ -105,14 +105,14 @@ def test_the_lists_are_the_cpu_s(monkeypatch, model, n):
 def test_a_block_is_what_there_is_room_for():
     random = np.random.default_rng(0)
     users, items = random.normal(size=(20, 3)).astype(np.float32), random.normal(size=(30, 3)).astype(np.float32)
-    expected, _ = scoring.top_n(dot_scorer(users, items), np.arange(20), 30, 5)
+    expected, _ = scoring.top_n(by_products(users, items), np.arange(20), 30, 5)
     with standin.emulated():
         import cupy
 
         standin.limit_bytes[0], before = 4 * 30 * 6, standin.limit_bytes[0]
         try:
             standin.log.clear()
-            score = dot_scorer(users, items, cupy)
+            score = by_products(users, items, cupy)
             here = {"select": top.select, "xp": cupy, "block_bytes": top.SCORES_BYTES}
             index, _ = scoring.top_n(score, np.arange(20), 30, 5, **here)
             assert standin.log.count(("launch", "top_items")) == 4  # 20 rows do not fit, nor do 10; 5 do

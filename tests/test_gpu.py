@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minicf.backends import base, cuda
+from minicf.backends import cuda
+from minicf.backends import numpy as plain
 from minicf.models import DotBias, Hybrid, Net
 from minicf.optim import SGD, Adam
 from tests import cases
@@ -76,7 +77,7 @@ def test_the_shape_of_movielens(path, optimizer):
     outcomes = []
     for which in ("numpy", "cupy", "cupy"):
         context = standin.emulated(path, processors=0, threads=256) if path != "as it comes" else None
-        module = base if which == "numpy" else cuda
+        module = plain if which == "numpy" else cuda
         if context is not None and which == "cupy":
             with context:
                 outcomes.append(trained(module, model, optimizer, weights, user, item, rating))
@@ -102,7 +103,7 @@ def test_nets_of_a_usual_size(batch):
     weights = {name: 0.1 * w for name, w in problem.weights(model).items()}
     user, item, rating = problem.ratings()
     outcomes = []
-    for module in (base, cuda):
+    for module in (plain, cuda):
         program = module.compile(model, Adam(0.001), weights, 5, "float64")
         progress = cases.train(program, user, item, rating, problem.orders()[0], batch, 0.001)
         outcomes.append(cases.Outcome(progress.loss, program.weights(), program.state()))
@@ -114,7 +115,7 @@ def test_streams_are_respected():
 
     model = cases.MODELS["bias"]
     problem = cases.Problem(epochs=3)
-    expected = cases.run(base, model, SGD(0.01), problem)
+    expected = cases.run(plain, model, SGD(0.01), problem)
     with cupy.cuda.Stream(non_blocking=True):
         result = cases.run(cuda, model, SGD(0.01), problem)
     assert max(cases.distances(result, expected).values()) < cases.TOLERANCE

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from minicf.backends import base, get_backend
+from minicf.backends import get_backend
+from minicf.backends import numpy as plain
 from minicf.data import Ratings
 from minicf.models import DotBias, Net
 from minicf.optim import SGD, Adam
@@ -98,7 +99,7 @@ def test_adams_corrections_beyond_int32(t, betas):
 def test_counters_beyond_int32_train_as_the_reference(model, opt, t):
     """With dropout in the net, whose masks follow the counter."""
     got, expected = (
-        long_runs.beyond_int32(module, MODELS[model], OPTIMIZERS[opt], t) for module in (get_backend("numba"), base)
+        long_runs.beyond_int32(module, MODELS[model], OPTIMIZERS[opt], t) for module in (get_backend("numba"), plain)
     )
     assert int(got["step"]) == int(expected["step"]) > t
     for name, value in expected.items():
@@ -112,7 +113,7 @@ def test_counters_beyond_int32_train_as_the_reference(model, opt, t):
 def test_counters_beyond_int32_on_a_gpu(model, path, t):
     with standin.emulated(path) as module:
         got = long_runs.beyond_int32(module, MODELS[model], OPTIMIZERS["adam"], t)
-    expected = long_runs.beyond_int32(base, MODELS[model], OPTIMIZERS["adam"], t)
+    expected = long_runs.beyond_int32(plain, MODELS[model], OPTIMIZERS["adam"], t)
     for name, value in expected.items():
         assert cases.distance(got[name], value) < cases.TOLERANCE, name
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from minicf import Cosine, Ratings, Trainer, load_movielens, rng
 from minicf.backends import base, get_backend
+from minicf.backends import numpy as plain
 from minicf.backends.numba import adam, epoch, loss, sgd
 from minicf.backends.numba import program as numba_program
 from minicf.backends.numba import tiles as numba_tiles
@@ -92,7 +93,7 @@ LONG_OPTIMIZERS = {
 @pytest.mark.parametrize("name", LONG_OPTIMIZERS)
 def test_2500_steps_equal_the_reference(name):
     opt, model = LONG_OPTIMIZERS[name], DotBias(5)
-    expected = cases.run(base, model, opt, LONG)
+    expected = cases.run(plain, model, opt, LONG)
     got = cases.run(numba_program, model, opt, LONG)
     # Rounding, or, where gaps are summed, the expansion's truncation: `_TOLERANCE` of a gap's move, 1e-6 after all of
     # them as the moves of a run add up to some thirty times the weights.
@@ -114,7 +115,7 @@ def test_the_sum_over_a_gap_is_used_and_exact():
     rating = np.linspace(1, 5, 1500, dtype=np.float32)
     start = model.init_weights(1, n_items, 1)
     outcomes = []
-    for module in (base, numba_program):
+    for module in (plain, numba_program):
         program = module.compile(model, opt, start, 0, "float64")
         cases.train(program, user, item, rating, np.arange(1500, dtype=np.int32), 1, 0.01)
         outcomes.append(program.weights()["item_factors"])
@@ -155,7 +156,7 @@ def test_the_expansion_is_as_exact_as_it_says_where_eps_matters(gap, decay):
         state[f"second.{name}"] = (1e-8 * random.choice([0.0, 0.1, 1.0, 10.0], start[name].shape)) ** 2
     zeros = np.zeros(gap, np.int32)
     outcomes = []
-    for module in (base, numba_program):
+    for module in (plain, numba_program):
         program = module.compile(model, opt, start, 0, "float64")
         program.load(start, state)
         cases.train(program, zeros, zeros, np.ones(gap, np.float32), np.arange(gap, dtype=np.int32), 1, 0.01)
@@ -179,7 +180,7 @@ def test_the_expansion_of_a_gap_that_ends_within_a_call(decay):
         state[f"first.{name}"] = 1e-8 * random.standard_normal(start[name].shape)
         state[f"second.{name}"] = (1e-8 * random.choice([0.0, 0.1, 1.0, 10.0], start[name].shape)) ** 2
     item, user, rating = np.arange(n, dtype=np.int32), np.zeros(n, np.int32), np.ones(n, np.float32)
-    programs = [module.compile(model, opt, start, 0, "float64") for module in (base, numba_program)]
+    programs = [module.compile(model, opt, start, 0, "float64") for module in (plain, numba_program)]
     for program in programs:
         program.load(start, state)
     cases.train(programs[1], user, item, rating, item, 1, 0.01)
@@ -203,7 +204,7 @@ def test_float32_rounds_at_most_twice_as_much_as_pytorch(name):
     from tests import torch_twins
 
     opt, model = LONG_OPTIMIZERS[name], DotBias(5)
-    exact = cases.run(base, model, opt, LONG).arrays()
+    exact = cases.run(plain, model, opt, LONG).arrays()
     ours = cases.run(numba_program, model, opt, LONG, "float32").arrays()
     theirs = torch_twins.run(model, opt, LONG, "float32").arrays()
     ratios = []
@@ -241,7 +242,7 @@ def test_factors_near_one_keep_their_digits(opt):
     user, item = np.zeros(n, np.int32), (random.random(n) < 0.5).astype(np.int32)
     rating = random.uniform(1, 5, n).astype(np.float32)
     outcomes = []
-    for module, dtype in ((base, "float64"), (numba_program, "float32")):
+    for module, dtype in ((plain, "float64"), (numba_program, "float32")):
         program = module.compile(model, opt, model.init_weights(2, 3, 1), 0, dtype)
         cases.train(program, user, item, rating, np.arange(n, dtype=np.int32), 1, opt.lr)
         state = {name: x for name, x in program.state().items() if name.startswith("second")}
@@ -284,7 +285,7 @@ def test_2500_steps_of_movielens_equal_the_reference(name):
 def test_rows_of_many_vectors_equal_the_reference(name, factors):
     """Rows of three vectors, two at once and one more behind them, and of five, four at once and one more."""
     opt, model, problem = LONG_OPTIMIZERS[name], DotBias(factors), cases.Problem(epochs=10)
-    expected = cases.run(base, model, opt, problem)
+    expected = cases.run(plain, model, opt, problem)
     got = cases.run(numba_program, model, opt, problem)
     assert max(cases.distances(got, expected).values()) < cases.TOLERANCE
 
@@ -295,7 +296,7 @@ def test_many_rows_on_one_side_are_all_replayed(n_users, n_items):
     opt, model = LONG_OPTIMIZERS["adam l2"], DotBias(5)
     problem = cases.Problem(n_users=n_users, n_items=n_items, epochs=2)
     assert max(n_users, n_items) > 4 * epoch.CHUNK
-    expected = cases.run(base, model, opt, problem)
+    expected = cases.run(plain, model, opt, problem)
     got = cases.run(numba_program, model, opt, problem)
     assert max(cases.distances(got, expected).values()) < cases.TOLERANCE
 
@@ -330,7 +331,7 @@ def runs(draw):
 def test_any_sizes_repeats_and_schedules(case):
     model, name, problem = case
     opt = cases.optimizer(name, model)
-    expected = cases.run(base, model, opt, problem)
+    expected = cases.run(plain, model, opt, problem)
     got = cases.run(numba_program, model, opt, problem)
     assert max(cases.distances(got, expected).values()) < cases.TOLERANCE
 
@@ -339,7 +340,7 @@ def test_any_sizes_repeats_and_schedules(case):
 def test_predictions_equal_the_reference(name):
     model, problem = cases.ALL_MODELS[name], cases.Problem()
     user, item, _ = problem.ratings()
-    programs = [m.compile(model, SGD(0.1), problem.weights(model), 0, "float64") for m in (base, numba_program)]
+    programs = [m.compile(model, SGD(0.1), problem.weights(model), 0, "float64") for m in (plain, numba_program)]
     for head in (None, *model.heads):
         expected, got = (cases.predict(program, user, item, head or None) for program in programs)
         assert np.ptp(expected) > 0.1
@@ -353,7 +354,7 @@ def test_a_unit_that_is_exactly_0_has_slope_0():
     weights["hidden.0.weight"][:, :3] = 0.0
     weights["hidden.0.bias"][:3] = 0.0
     user, item, rating = problem.ratings()
-    for module in (base, numba_program):
+    for module in (plain, numba_program):
         program = module.compile(model, SGD(0.1), weights, 0, "float64")
         cases.train(program, user, item, rating, problem.orders()[0], problem.batch, 0.1)
         hidden = program.weights()["hidden.0.bias"]
@@ -364,7 +365,7 @@ def test_a_unit_that_is_exactly_0_has_slope_0():
 def test_no_ratings_are_no_step_and_no_failure():
     model, problem = DotBias(5), cases.Problem()
     weights, nothing = problem.weights(model), np.zeros(0, np.int32)
-    for module in (base, numba_program):
+    for module in (plain, numba_program):
         program = module.compile(model, Adam(0.1, weight_decay=0.1), weights, 0, "float64")
         progress = cases.train(program, *problem.ratings(), nothing, 8, 0.1)
         assert progress.failed_step == -1
@@ -544,7 +545,7 @@ def test_few_ratings_in_tiles_equal_the_reference(name, model):
     tiles = Tiles(Ratings.from_frame(frame.drop_duplicates(["userId", "movieId"])), n_blocks=3)
     weights = problem.weights(model)
     outcomes = []
-    for module in (base, numba_program):
+    for module in (plain, numba_program):
         program = module.compile(model, opt, weights, 0, "float64")
         progress = cases.train_tiles(program, tiles, np.array([2, 0, 1]), np.array([0.05, 0.02, 0.1]))
         assert progress.failed_step == -1
@@ -731,7 +732,7 @@ def test_the_penalty_is_the_references(model, decay):
     decays = {name: 0.1 * (1 + i) for i, name in enumerate(weights) if i != 1}  # one of them has none
     for weight_decay in (0.3, decays, {}):
         optimizer = SGD(0.1, weight_decay=weight_decay, decay=decay)
-        exact = base.compile(model, optimizer, weights, dtype="float64").penalty(*counts)
+        exact = plain.compile(model, optimizer, weights, dtype="float64").penalty(*counts)
         assert (exact > 0) == (decay != "decoupled" and weight_decay != {})
         for dtype, tolerance in (("float64", 1e-13), ("float32", 1e-6)):  # some roundings of either kind
             penalty = numba_program.compile(model, optimizer, weights, dtype=dtype).penalty(*counts)

@@ -123,7 +123,7 @@ LISTS = """
     import numpy as np
     from minicf import scoring
     eye, items = np.eye(5, dtype=np.float32), np.arange(20, dtype=np.float32).reshape(4, 5)
-    print(scoring.top_n(scoring.dot_scorer(eye, items), np.arange(5), 4, 2)[0].ravel().tolist())
+    print(scoring.top_n(scoring.by_products(eye, items), np.arange(5), 4, 2)[0].ravel().tolist())
 """
 
 

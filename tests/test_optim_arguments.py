@@ -11,6 +11,7 @@ import pytest
 from minicf.models import DotBias
 from minicf.optim import DECAYS, SGD, Adam, Optimizer
 from minicf.registry import from_config, to_config
+from minicf.solvers import Gradient
 
 
 @pytest.mark.parametrize("kind", [SGD, Adam])
@@ -85,11 +86,10 @@ def test_decay_by_name():
     assert optimizer.decay_of("user_factors") == 0.5
     assert optimizer.decay_of("user_bias") == 0.0
     assert SGD(0.1, weight_decay=0.25).decay_of("anything") == 0.25
-    names = DotBias(2).shapes(1, 1)
-    optimizer.check_names(names)
-    SGD(0.1, weight_decay=0.25).check_names(names)
+    Gradient(optimizer).check(DotBias(2))
+    Gradient(SGD(0.1, weight_decay=0.25)).check(DotBias(2))
     with pytest.raises(ValueError, match=r"weight_decay names \['userfactors'\]; the model's weights are .*user_bias"):
-        SGD(0.1, weight_decay={"userfactors": 0.5}).check_names(names)
+        Gradient(SGD(0.1, weight_decay={"userfactors": 0.5})).check(DotBias(2))
 
 
 def test_a_decay_dict_is_copied():

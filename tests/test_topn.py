@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from minicf import scoring
 from minicf.backends.numba import top
 from minicf.data import Bags, Batch
-from minicf.models.dot import dot_scorer
+from minicf.models.scorers import by_products
 from minicf.threads import count_threads
 from tests.cases import ALL_MODELS
 
@@ -98,7 +98,7 @@ def test_blocks_and_threads_change_nothing(tables, select, n_threads):
     expected = by_sorting(users @ items.T, skip, 9)
     rows = np.arange(60)
     index, best = scoring.top_n(
-        dot_scorer(users, items), rows, 211, 9, skip, n_threads, select, block_bytes=4 * 211 * 9
+        by_products(users, items), rows, 211, 9, skip, n_threads, select, block_bytes=4 * 211 * 9
     )
     np.testing.assert_array_equal(index, expected)
     np.testing.assert_allclose(best, np.take_along_axis(users @ items.T, index, 1), rtol=1e-6)  # another block's GEMM
@@ -106,13 +106,13 @@ def test_blocks_and_threads_change_nothing(tables, select, n_threads):
 
 def test_more_than_there_are(tables):
     users, items = tables
-    index, best = scoring.top_n(dot_scorer(users, items), np.arange(3), 211, 1000)
+    index, best = scoring.top_n(by_products(users, items), np.arange(3), 211, 1000)
     assert index.shape == best.shape == (3, 211)
     assert (np.sort(index, axis=1) == np.arange(211)).all()
 
 
 def test_no_rows(tables):
-    assert scoring.top_n(dot_scorer(*tables), np.zeros(0, int), 211, 3)[0].shape == (0, 3)
+    assert scoring.top_n(by_products(*tables), np.zeros(0, int), 211, 3)[0].shape == (0, 3)
 
 
 @pytest.mark.parametrize("model", ALL_MODELS.values(), ids=ALL_MODELS)
@@ -150,7 +150,7 @@ def test_skip_of_nothing():
 def test_a_worker_holds_a_block_of_scores_and_no_more(tables, monkeypatch):
     users, items = tables
     monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * len(items) * 10)
-    score, seen = dot_scorer(users, items), []
+    score, seen = by_products(users, items), []
 
     def seeing(rows, out):
         seen.append(out.shape)
@@ -186,7 +186,7 @@ def test_never_more_workers_than_asked(tables, monkeypatch):
     users, items = tables
     monkeypatch.setattr(scoring, "BLOCK_BYTES", 0)
     alive, most = set(), []
-    score = dot_scorer(users, items)
+    score = by_products(users, items)
 
     def watched(rows, out):
         import threading

@@ -16,7 +16,7 @@ from minicf import scoring
 from minicf.backends import get_backend
 from minicf.data import Bags, Batch
 from minicf.models import Model
-from minicf.models.dot import dot_scorer
+from minicf.models.scorers import by_products
 from minicf.solvers import Gradient, Part
 from minicf.tiles import Tiles
 
@@ -166,7 +166,7 @@ class Top(Contender):
         self.compile_s = max(0.0, first - timed(lambda: self._run(10)))
 
     def _run(self, n: int) -> Any:
-        score = dot_scorer(self.p, self.q)
+        score = by_products(self.p, self.q)
         users = np.arange(n)
         skip = Bags(self.skip.start[: n + 1], self.skip.index)
         select = get_backend("auto").select

@@ -6,14 +6,14 @@ import functools
 import importlib
 import logging
 
-from minicf.backends.base import Backend
+from minicf.backends.backend import Backend
 
 log = logging.getLogger("minicf")
 
 _MODULES = {
     "cupy": "minicf.backends.cuda",
     "numba": "minicf.backends.numba.program",
-    "numpy": "minicf.backends.base",
+    "numpy": "minicf.backends.numpy",
 }
 PREFERENCE = ("cupy", "numba", "numpy")
 """The order in which "auto" looks for one that can run."""

@@ -7,24 +7,21 @@ weights, state and losses equal those of this one.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from minicf import ops, rng, scoring
+from minicf import rng
+from minicf.backends.state import State
 from minicf.data.bags import Batch
 from minicf.models import Model, Weights
 from minicf.optim import Optimizer
 from minicf.schedules import Pace
-from minicf.solvers import Gradient, Part, Progress, Solver
-
-log = logging.getLogger("minicf")
-_logged: set[str] = set()  # what was said once
+from minicf.solvers import Part, Progress, Solver
 
 
-class Program:
+class Program(State):
     """A model and a solver on a backend, with the weights and the solver's state.
 
     Parameters
@@ -50,8 +47,6 @@ class Program:
     pace : Pace
         The learning rates of the running epoch.
     """
-
-    xp: Any = np
 
     def __init__(
         self,
@@ -157,102 +152,3 @@ class Program:
     def _host_views(self) -> Weights:
         """Return the weights in host memory, copied or not, to be read at once."""
         return self.weights()
-
-    # --- weights and state -----------------------------------------------------------------------------------
-
-    def weights(self) -> dict[str, np.ndarray]:
-        """Return copies of the weights in host memory."""
-        return {name: self._host(w, copy=True) for name, w in self.w.items()}
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return copies of the solver's arrays in host memory, named ``slot.weight``, and its counter, ``step``."""
-        state = {name: self._host(s, copy=True) for name, s in self.slots.items()}
-        return {"step": np.array(self.t, np.int64), **state}
-
-    def load(self, weights: Weights, state: Weights) -> None:
-        """Take over weights and state as `weights` and `state` gave them."""
-        arrays = [(name, w, weights[name]) for name, w in self.w.items()]
-        arrays += [(name, s, state[name]) for name, s in self.slots.items()]
-        check_shapes(arrays)
-        self.t = int(state["step"])
-        for _, own, given in arrays:
-            own[...] = self.xp.asarray(given, dtype=self.dtype)
-
-    def snapshot(self) -> Any:
-        """Return a copy of weights and state for `restore`, kept where the program finds it cheapest."""
-        return self.weights(), self.state()
-
-    def restore(self, snapshot: Any) -> None:
-        """Go back to a snapshot."""
-        self.load(*snapshot)
-
-    def finite(self) -> bool:
-        """Return whether every weight is a finite number."""
-        return all(bool(self.xp.isfinite(w).all()) for w in self.w.values())
-
-    @staticmethod
-    def _host(array: Any, copy: bool = False) -> np.ndarray:
-        if ops.namespace(array) is np:
-            return array.copy() if copy else array
-        return array.get()
-
-
-def check_shapes(arrays: list[tuple[str, Any, Any]]) -> None:
-    """Check the shapes of (name, own, given) before any is assigned: an assignment would broadcast a wrong one."""
-    for name, own, given in arrays:
-        if own.shape != np.shape(given):
-            raise ValueError(f"{name!r} has shape {np.shape(given)}; it must be {own.shape}")
-
-
-def _nothing_fused(model: Model, solver: Solver | None, dtype: np.dtype) -> None:
-    return None
-
-
-class Backend(NamedTuple):
-    """A place to run: how programs are made there, and what else it does in its own way."""
-
-    name: str
-    unavailable: Callable[[], str | None] = lambda: None
-    """Why it cannot run here; None if it can."""
-    fused: Callable[[Model, Solver | None, np.dtype], type[Program] | None] = _nothing_fused
-    """The program of compiled kernels for a model and a solver of exactly these types; None if there is none."""
-    composed: type[Program] = Program
-    """The program that composes the reference's operations, for everything else."""
-    uniform: Callable[..., np.ndarray] = rng.uniform
-    """Draws initial weights: the numbers of `rng.uniform`."""
-    select: Callable[..., None] = scoring.select
-    """Chooses the best items, as `scoring.select`."""
-    module: Callable[[], Any] = lambda: np
-    """The array module that computes scores: NumPy, or CuPy."""
-    scores_bytes: int = scoring.BLOCK_BYTES
-    """Of scores that are held at once when lists are made."""
-
-    def compile(
-        self,
-        model: Model,
-        solver: Solver | Optimizer | None,
-        weights: Weights,
-        seed: int = 0,
-        dtype: Any = "float32",
-        n_threads: int | None = None,
-    ) -> Program:
-        """Make a program, of compiled kernels where there are such; else composed, which the log says once.
-
-        An optimizer stands for ``Gradient(optimizer)``.
-        """
-        if isinstance(solver, Optimizer):
-            solver = Gradient(solver)
-        kind = self.fused(model, solver, np.dtype(dtype))
-        if kind is None:
-            kind = self.composed
-            key = f"{self.name} {model!r} {solver!r}"
-            if self.name != "numpy" and key not in _logged:
-                _logged.add(key)
-                what = f"{model}" if solver is None else f"{model} with {solver}"
-                log.info("%s: no compiled kernel for %s; it runs composed of array operations", self.name, what)
-        return kind(model, solver, weights, seed, dtype, n_threads)
-
-
-BACKEND = Backend("numpy")
-"""The reference."""
-compile = BACKEND.compile

@@ -10,7 +10,10 @@ import numpy as np
 
 from minicf import ops
 from minicf.data.bags import Bags, Batch
-from minicf.models.base import Init, Model, Parameter, Score, Weights, check_arguments
+from minicf.models.arguments import check_factors
+from minicf.models.base import Model
+from minicf.models.scorers import Score, by_products, dot_vectors
+from minicf.models.weights import Init, Parameter, Weights
 from minicf.ops import Array
 from minicf.registry import register
 
@@ -44,7 +47,7 @@ class Dot(Model):
     biases: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_arguments(self)
+        check_factors(self)
 
     def parameters(self, sizes: Mapping[str, int]) -> dict[str, Parameter]:
         users, items, k = sizes["user"], sizes["item"], self.n_factors
@@ -80,25 +83,9 @@ class Dot(Model):
         return grads
 
     def scorer(self, w: Weights, bags: Mapping[str, Bags] | None = None, xp: Any = np) -> Score:
-        """Score by one matrix product a block of users; before the rating range, which keeps the order."""
         if type(self).forward is not Dot.forward:  # a subclass with another forward pass
             return super().scorer(w, bags, xp)
-        return dot_scorer(*self.vectors(w), xp)
-
-    def vectors(self, w: Weights) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows whose dot products order as the scores do.
-
-        [p, b_u, 1] . [q, 1, c_i] is the score (F2, F3) but for the mean, which orders nothing.
-
-        Returns
-        -------
-        users (U, K + 2), items (I, K + 2) : arrays of float32; K wide without biases
-        """
-        users, items = (w[f"{side}_factors"].astype(np.float32, copy=False) for side in ("user", "item"))
-        if self.biases:
-            users, items = _ones_beside(users, 2), _ones_beside(items, 2)
-            users[:, -2], items[:, -1] = w["user_bias"], w["item_bias"]
-        return users, items
+        return by_products(*dot_vectors(w, self.biases), xp)
 
 
 @register
@@ -116,20 +103,3 @@ class DotBias(Dot):
     """
 
     biases: ClassVar[bool] = True
-
-
-def _ones_beside(factors: np.ndarray, columns: int) -> np.ndarray:
-    rows = np.ones((len(factors), factors.shape[1] + columns), np.float32)
-    rows[:, :-columns] = factors
-    return rows
-
-
-def dot_scorer(users: np.ndarray, items: np.ndarray, xp: Any = np) -> Score:
-    """Make a scorer by dot products of rows (U, D) and (I, D), computed by `xp`."""
-    left = xp.asarray(users)
-    columns = xp.asarray(np.ascontiguousarray(items.T))  # BLAS goes through it faster than through the transpose
-
-    def score(rows: Any, out: Any) -> None:
-        xp.matmul(left[rows], columns, out=out)
-
-    return score

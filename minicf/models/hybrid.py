@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from minicf.arguments import check_number
 from minicf.data.bags import Bags, Batch
-from minicf.models.base import _ONES, Model, Parameter, Score, Weights
+from minicf.models.arguments import check_members
+from minicf.models.base import Model
 from minicf.models.net import Net
+from minicf.models.scorers import Score
+from minicf.models.weights import ONES, Parameter, Weights
 from minicf.ops import Array, namespace
 from minicf.registry import register
 
@@ -40,37 +42,7 @@ class Hybrid(Model):
     output: str = ""
 
     def __post_init__(self) -> None:
-        members = {}
-        if not isinstance(self.members, Mapping):
-            raise ValueError(f"members is {self.members!r}; it must be a mapping: {{'name': (model, weight)}}")
-        for name, value in self.members.items():
-            try:
-                head, weight = value
-                weight = check_number("weight", weight, 0.0)
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"head {name!r} is {value!r}; it must be (model, weight), the weight finite and not negative"
-                ) from None
-            if not isinstance(head, Model) or isinstance(head, Hybrid) or len(head.heads) > 1:
-                raise ValueError(f"head {name!r} is {head!r}; it must be a model with one output, such as DotBias(50)")
-            if not isinstance(name, str) or not name or "." in name or "/" in name:
-                raise ValueError(f"head {name!r}: a head's name is a text, not empty, without '.' and '/'")
-            members[name] = (head, weight)
-        if not members:
-            raise ValueError("members is empty; a hybrid needs at least one head: {'name': (model, weight)}")
-        shared: dict[str, Parameter] = {}
-        for name, (head, _) in members.items():
-            for key, parameter in head.parameters(_ONES).items():
-                if parameter.rows is not None and shared.setdefault(key, parameter) != parameter:
-                    raise ValueError(
-                        f"heads of a hybrid share their tables, but {key!r} of head {name!r} is {parameter}, "
-                        f"and {shared[key]} in another head; n_factors and init must be the same"
-                    )
-        output = self.output if self.output != "" else max(reversed(members), key=lambda name: members[name][1])
-        if not isinstance(output, str) or output not in members:
-            raise ValueError(f"output is {output!r}; it must be one of {list(members)}")
-        object.__setattr__(self, "members", members)
-        object.__setattr__(self, "output", output)
+        check_members(self, Model)
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Hybrid:
@@ -100,7 +72,7 @@ class Hybrid(Model):
 
     def names(self, head: str) -> dict[str, str]:
         """Return the hybrid's name of each weight of a head: tables keep theirs, dense weights get the head's."""
-        parameters = self.members[head][0].parameters(_ONES)
+        parameters = self.members[head][0].parameters(ONES)
         return {key: key if p.rows is not None else f"{head}.{key}" for key, p in parameters.items()}
 
     def weights_of(self, head: str, w: Mapping[str, Any]) -> Weights:

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from minicf import ops, rng
-from minicf.arguments import check_choice, check_int, check_number
 from minicf.data.bags import Bags, Batch
-from minicf.models.base import Init, Model, Parameter, Score, Weights, check_arguments
+from minicf.models.arguments import check_factors, check_layers
+from minicf.models.base import Model
+from minicf.models.scorers import Score, by_layers
+from minicf.models.weights import Init, Parameter, Weights
 from minicf.ops import Array
 from minicf.registry import register
-
-_HIDDEN = 1 << 26
-"""Hidden units, of all pairs of some users with all items, that a GPU computes at once: 256 MB."""
 
 
 @register
@@ -55,25 +54,8 @@ class Net(Model):
     dense_init: str = "glorot"
 
     def __post_init__(self) -> None:
-        check_arguments(self)
-        hidden = tuple(np.atleast_1d(np.array(self.hidden, object)))  # one number, or a sequence of them
-        object.__setattr__(self, "hidden", tuple(check_int("hidden", h, 1) for h in hidden))
-        try:
-            one_for_all = np.ndim(self.dropout) == 0
-            given = (self.dropout,) if one_for_all else tuple(self.dropout)
-            rates = tuple(check_number("dropout", rate, 0.0, 1.0) for rate in given)
-            rates *= len(hidden) + 1 if one_for_all else 1
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"dropout is {self.dropout!r}; it must be a rate of at least 0 and below 1, or a sequence of such rates"
-            ) from None
-        if len(rates) != len(hidden) + 1:
-            raise ValueError(
-                f"dropout has {len(rates)} rates for {len(hidden)} hidden layers; "
-                f"give {len(hidden) + 1}: one for the input and one for each hidden layer"
-            )
-        object.__setattr__(self, "dropout", rates)
-        check_choice("dense_init", self.dense_init, ("glorot", "torch"))
+        check_factors(self)
+        check_layers(self)
 
     def parameters(self, sizes: Mapping[str, int]) -> dict[str, Parameter]:
         found = {
@@ -133,24 +115,6 @@ class Net(Model):
         return grads
 
     def scorer(self, w: Weights, bags: Mapping[str, Bags] | None = None, xp: Any = np) -> Score:
-        """Compute the first layer once a user and once an item: it sees [p, q], and is a sum of two halves."""
         if type(self).forward is not Net.forward:  # a subclass with another forward pass
             return super().scorer(w, bags, xp)
-        w = {name: xp.asarray(value) for name, value in w.items()}
-        layers = [name for name, _, _ in self.layers()]
-        k = self.n_factors
-        first = w[f"{layers[0]}.weight"]
-        of_user = ops.dense(w["user_factors"], first[:k], w[f"{layers[0]}.bias"])
-        of_item = w["item_factors"] @ first[k:]
-        n_items, widest = len(of_item), max([1, *self.hidden])
-        together = 1 if xp is np else max(1, _HIDDEN // max(1, n_items * widest))  # one is what a CPU's cache holds
-
-        def score(rows: Any, out: Any) -> None:
-            for lo in range(0, len(rows), together):
-                a = of_user[rows[lo : lo + together]][:, None] + of_item[None]
-                a = a.reshape(-1, a.shape[2])
-                for name in layers[1:]:
-                    a = ops.dense(ops.relu(a), w[f"{name}.weight"], w[f"{name}.bias"])
-                out[lo : lo + together] = a.reshape(-1, n_items)
-
-        return score
+        return by_layers(self, w, xp)

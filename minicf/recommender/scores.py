@@ -12,7 +12,7 @@ from minicf import scoring
 from minicf.backends import get_backend
 from minicf.data import Bags, Batch
 from minicf.models import Model, Score
-from minicf.models.dot import dot_scorer
+from minicf.models.scorers import by_products
 
 
 class Scores:
@@ -108,7 +108,7 @@ class Scores:
         index, product : arrays of int and float32, shape (n_lists, n or fewer)
             -1 and -inf where a list is shorter.
         """
-        return self._top(dot_scorer(vectors, others, self._backend.module()), rows, len(others), n, skip)
+        return self._top(by_products(vectors, others, self._backend.module()), rows, len(others), n, skip)
 
     def _score(self, items: np.ndarray | None) -> Score:
         """Return the scores of users, the mean row last, for all items or some."""

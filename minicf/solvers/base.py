@@ -10,7 +10,7 @@ import numpy as np
 from minicf.data.bags import Batch
 from minicf.data.ratings import Ratings
 from minicf.losses import SQUARED_ERROR, Loss
-from minicf.models.base import Model, Weights
+from minicf.models import Model, Weights
 
 if TYPE_CHECKING:
     from minicf.backends.base import Program

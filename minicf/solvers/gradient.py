@@ -18,7 +18,7 @@ from minicf.arguments import check_int
 from minicf.data.bags import Batch
 from minicf.data.ratings import Ratings
 from minicf.losses import SQUARED_ERROR, Loss
-from minicf.models.base import Model, Weights
+from minicf.models import Model, Weights
 from minicf.ops import Array, namespace
 from minicf.optim import Optimizer
 from minicf.registry import register
@@ -72,7 +72,9 @@ class Gradient(Solver):
         return self.optimizer.lr
 
     def check(self, model: Model) -> None:
-        self.optimizer.check_names(model.shapes(1, 1))
+        names, decay = list(model.shapes(1, 1)), self.optimizer.weight_decay
+        if unknown := sorted(set(decay if isinstance(decay, Mapping) else ()) - set(names)):
+            raise ValueError(f"weight_decay names {unknown}; the model's weights are {names}")
 
     def init_state(self, w: Weights) -> Weights:
         return self.optimizer.init_state(w)

@@ -163,12 +163,12 @@ def main(arguments: list[str]) -> None:
             grown, trainer = many_epochs(number or 500, backend)
             print(f"{backend}: {trainer.epoch} epochs, memory grew by {grown / 1024:.0f} KiB")
     if part in ("all", "edges"):
-        base, numba = get_backend("numpy"), get_backend("numba")
+        plain, numba = get_backend("numpy"), get_backend("numba")
         count = 0
         for model in MODELS.values():
             for opt in OPTIMIZERS.values():
                 for t in BEYOND:
-                    a, b = (beyond_int32(module, model, opt, t) for module in (base, numba))
+                    a, b = (beyond_int32(module, model, opt, t) for module in (plain, numba))
                     worst = max(np.abs(a[name] - b[name]).max(initial=0) for name in a)
                     assert worst < 1e-9, (model, opt, t, worst)
                     count += 1

@@ -129,7 +129,7 @@ def suite() -> None:
     import numpy as np
 
     from minicf import rng, scoring
-    from minicf.backends import base
+    from minicf.backends import numpy as plain
     from minicf.backends.cuda import top
     from minicf.backends.cuda.per_rating import PerRating
     from minicf.data import Bags
@@ -159,7 +159,7 @@ def suite() -> None:
     for path in ("resident", "touched", "large"):
         with standin.emulated(path, processors=3, threads=64) as module:
             for model, optimizer, problem in runs + wide * (path == "resident"):
-                expected = cases.run(base, model, optimizer, problem)
+                expected = cases.run(plain, model, optimizer, problem)
                 result = cases.run(module, model, optimizer, problem)
                 worst = max(cases.distances(result, expected).values())
                 if not worst < cases.TOLERANCE:
@@ -175,7 +175,7 @@ def suite() -> None:
         program = PerRating(DotBias(3), per_rating, weights, "float64", 3)
         tiled = program.tiled(cupy.asarray(user), cupy.asarray(item), cupy.asarray(order))[0].get()
         errors = program.train_cut(user, item, rating, order, 0.01).loss
-        expected = base.compile(DotBias(3), per_rating, weights, 0, "float64")
+        expected = plain.compile(DotBias(3), per_rating, weights, 0, "float64")
         reference = cases.train(expected, user, item, rating, tiled, 1, 0.01).loss
         if not np.allclose(errors, reference, rtol=1e-9) or not np.allclose(
             program.weights()["item_factors"], expected.weights()["item_factors"], rtol=1e-9

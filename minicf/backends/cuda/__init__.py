@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from minicf.backends.base import Backend, Program
+from minicf.backends.backend import Backend
+from minicf.backends.base import Program
 from minicf.backends.cuda import device, top
 from minicf.backends.cuda.composed import Composed
 from minicf.backends.cuda.device import unavailable

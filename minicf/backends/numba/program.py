@@ -14,6 +14,7 @@ import numpy as np
 
 from minicf import rng
 from minicf.backends import base
+from minicf.backends.backend import Backend
 from minicf.backends.numba import loss, passes, top
 from minicf.backends.numba.adam import TERMS, TOLERANCE, AdamTables, moment_tables
 from minicf.backends.numba.epoch import Heads, Side, epoch_kernel, predict_kernel, replay_kernel
@@ -588,5 +589,5 @@ def unavailable() -> str | None:
     return "NUMBA_DISABLE_JIT is set, and its kernels must be compiled" if config.DISABLE_JIT else None
 
 
-BACKEND = base.Backend("numba", unavailable, fused, uniform=passes.uniform, select=top.select)
+BACKEND = Backend("numba", unavailable, fused, uniform=passes.uniform, select=top.select)
 compile = BACKEND.compile
