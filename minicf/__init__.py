@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from minicf.evaluation import cross_validate
     from minicf.recommender import Recommender, load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Made at first use: they are scikit-learn's, which takes longer to import than all of this.
 _LATER = {"Recommender": "recommender", "load": "recommender", "cross_validate": "evaluation"}

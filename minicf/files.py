@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 
 READERS = {
     "minicf recommender": "minicf.load",

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicf import scoring
+from minicf.backends import get_backend
 from minicf.backends.numba import top
 from minicf.data import Bags, Batch
+from minicf.models import DotBias
 from minicf.models.scorers import by_products
 from minicf.threads import count_threads
 from tests.cases import ALL_MODELS
@@ -147,34 +149,36 @@ def test_skip_of_nothing():
     assert len(skip.index) == 0
 
 
-def test_a_worker_holds_a_block_of_scores_and_no_more(tables, monkeypatch):
+def test_a_worker_holds_a_block_of_scores_and_no_more(tables):
     users, items = tables
-    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * len(items) * 10)
     score, seen = by_products(users, items), []
 
     def seeing(rows, out):
         seen.append(out.shape)
         score(rows, out)
 
-    scoring.top_n(seeing, np.arange(25), len(items), 3, n_threads=1)
+    scoring.top_n(seeing, np.arange(25), len(items), 3, n_threads=1, block_bytes=4 * len(items) * 10)
     assert seen == [(10, len(items)), (10, len(items)), (5, len(items))]
 
 
 def test_threads_follow_what_is_asked_and_the_environment(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
-    assert count_threads() == 3
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
-    assert count_threads() == 2
-    assert count_threads(1) == 1
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "many")
-    assert count_threads() >= 1
+    """One rule for training and lists: version 0.1 had two, one uncapped, neither of which read "4,3,2"."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    for omp, numba, expected in (("3", None, 3), ("3", "2", 2), ("2", "3", 2), ("4,3,2", None, 4), (" 5 ", "", 5),
+                                 (None, "many", 8), ("0", "-1", 8), ("1000", None, 8)):  # fmt: skip
+        for name, value in (("OMP_NUM_THREADS", omp), ("NUMBA_NUM_THREADS", numba)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        assert count_threads() == expected
+        model = DotBias(2)
+        assert get_backend("numba").compile(model, None, model.init_weights(2, 2)).n_threads == expected
+        assert count_threads(1) == 1
+        assert count_threads(12) == 12  # what is asked for is taken as it is
+    assert count_threads(10**9) == 256
     with pytest.raises(ValueError, match="n_threads is 0"):
         count_threads(0)
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
-    assert count_threads() == 1
-    monkeypatch.delenv("NUMBA_NUM_THREADS")
+    monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert count_threads() == 3  # those that this process may use, where the system says

@@ -17,6 +17,7 @@ import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import minicf
@@ -296,6 +297,40 @@ def test_pre_training_a_net_for_biases(where, split, caplog):
     assert same(net.weights, given)  # it has its own copies
 
 
+def test_tables_of_other_ids_are_refused_where_only_the_counts_agree(where, tmp_path):
+    """Users 1, 2 are not users 2, 3: version 0.1 took one for the other, without a word."""
+    frame = pd.DataFrame({"userId": [1, 1, 2], "movieId": [5, 6, 6], "rating": [1.0, 2.0, 3.0]})
+    ratings = minicf.Ratings.from_frame(frame)
+    others = {
+        "user": minicf.Ratings.from_frame(frame.assign(userId=frame.userId + 1)),
+        "item": minicf.Ratings.from_frame(frame.assign(movieId=frame.movieId.map({5: "a", 6: "b"}))),
+    }
+    t = trainer(where)
+    t.fit(ratings)
+    assert t.users is ratings.users
+    assert t.items is ratings.items
+    t.save(tmp_path / "t.npz")
+    for again in (t, Trainer.load(tmp_path / "t.npz", backend=where)):
+        before = again.weights
+        for side, other in others.items():
+            for call in (again.fit, again.evaluate, again.lr_find):
+                with pytest.raises(ValueError, match=f"the {side} ids of these ratings are not those"):
+                    call(other)
+            with pytest.raises(ValueError, match="train and valid have other ids"):
+                again.fit(ratings, other)
+        assert same(again.weights, before)
+        equal = minicf.Ratings.from_frame(frame.copy())  # another object, the same ids
+        assert again.fit(equal, equal)[-1]["epoch"] == again.epoch
+
+
+def test_fingerprints_of_ids():
+    ids = [minicf.Vocabulary(x) for x in ([1, 2], [1, 3], ["1", "2"], ["1", "2", "3"], ["12"], ["1\n2"], [12])]
+    assert len({vocabulary.fingerprint for vocabulary in ids}) == len(ids)
+    assert minicf.Vocabulary(np.array([1, 2], np.int16)).fingerprint == ids[0].fingerprint
+    assert ids[0].matches(minicf.Vocabulary([1, 2]))
+    assert not ids[0].matches(ids[2])
+
+
 def test_pre_training_a_hybrid_for_biases(where, split):
     hybrid = trainer(where, HYBRID)
     hybrid.fit(*split)
@@ -437,7 +472,7 @@ def test_a_backend_that_cannot_run_is_refused_by_name_and_passed_over_by_auto(mo
     with pytest.raises(ImportError, match="backend 'missing' cannot run here: no such device; install one"):
         backends.get_backend("missing")
     with caplog.at_level(logging.INFO, "minicf"):
-        assert backends.get_backend("auto").NAME == "numpy"
+        assert backends.get_backend("auto").name == "numpy"
     assert "no missing: no such device" in caplog.text
 
 

@@ -80,7 +80,7 @@ LONG = (
 NOT_INTERPRETED = (
     "_run", "exchange_mxcsr", "Vector", "_VectorModel", "_address", "load", "load_invariant", "store", "_splat",
     "_binary", "_write_as", "plus", "zero_vector", "horizontal_sum", "inverse_root", "count_lanes", "atomic_add",
-    "yield_thread", "prefetch", "compile", "threads_by_default",
+    "yield_thread", "prefetch", "compile",
 )  # fmt: skip
 """Functions for which the interpreter has stand-ins, or that serve compiling: only ``--compiled`` tries them."""
 
