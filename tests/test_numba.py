@@ -256,9 +256,9 @@ def test_factors_near_one_keep_their_digits_in_tiles():
     ratings = Ratings(np.zeros(4000, np.int32), np.arange(4000) % 2, np.tile([1.0, 3.0, 2.0, 5.0], 1000), 1, 2)
     opt = SGD(0.01, weight_decay=0.05, decay="per_rating")
     weights = []
-    for backend, dtype in (("numpy", "float64"), ("numba", "float32")):
+    for place, dtype in (("numpy", "float64"), ("numba", "float32")):
         # 40 factors: whole vectors of them, and a rest.
-        trainer = Trainer(DotBias(40), opt, backend=backend, dtype=dtype, batch_size=1)
+        trainer = Trainer(DotBias(40), opt, backend=place, dtype=dtype, batch_size=1)
         trainer.fit(ratings, shuffle="tiles")
         weights.append(trainer.weights)
     for name, true in weights[0].items():
@@ -272,8 +272,8 @@ def test_2500_steps_of_movielens_equal_the_reference(name):
     train, _ = load_movielens().split()
     opt, model = LONG_OPTIMIZERS[name], DotBias(50)
     outcomes = []
-    for backend in ("numpy", "numba"):
-        trainer = Trainer(model, opt, backend=backend, dtype="float64")
+    for place in ("numpy", "numba"):
+        trainer = Trainer(model, opt, backend=place, dtype="float64")
         trainer.fit(train, epochs=2, schedule=Cosine(epochs=2))
         outcomes.append(trainer.weights | trainer.program.state())
     limit = 1e-6 if isinstance(opt, Adam) else 1e-9
@@ -513,8 +513,8 @@ def test_tiles_equal_the_reference(name, model, ratings):
         opt = SGD(0.01, weight_decay={"user_factors": 0.02}, decay="per_rating")
     few = ratings.take(np.arange(0, len(ratings), 20))
     outcomes = []
-    for backend in ("numpy", "numba"):
-        trainer = Trainer(model, opt, backend=backend, dtype="float64", batch_size=1, seed=2)
+    for place in ("numpy", "numba"):
+        trainer = Trainer(model, opt, backend=place, dtype="float64", batch_size=1, seed=2)
         trainer.fit(few, epochs=2, shuffle="tiles", schedule=Cosine(epochs=3))
         errors = trainer.history.frame().train_mse.to_numpy()
         outcomes.append(trainer.weights | {"step": trainer.program.state()["step"], "mse": errors})
