@@ -721,10 +721,10 @@ def test_the_penalty_is_the_references(model, decay):
     decays = {name: 0.1 * (1 + i) for i, name in enumerate(weights) if i != 1}  # one of them has none
     for weight_decay in (0.3, decays, {}):
         optimizer = SGD(0.1, weight_decay=weight_decay, decay=decay)
-        exact = plain.compile(model, optimizer, weights, dtype="float64").penalty(*counts)
+        exact = cases.penalty(plain.compile(model, optimizer, weights, dtype="float64"), *counts)
         assert (exact > 0) == (decay != "decoupled" and weight_decay != {})
         for dtype, tolerance in (("float64", 1e-13), ("float32", 1e-6)):  # some roundings of either kind
-            penalty = numba_program.compile(model, optimizer, weights, dtype=dtype).penalty(*counts)
+            penalty = cases.penalty(numba_program.compile(model, optimizer, weights, dtype=dtype), *counts)
             assert penalty == pytest.approx(exact, rel=tolerance)
 
 

@@ -379,6 +379,7 @@ RACE = """
     import numpy as np
     from minicf import SGD, Dot
     from minicf.backends.numba import program
+    from minicf.data import Batch
 
     folder, me, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     (folder / me).touch()
@@ -389,7 +390,7 @@ RACE = """
     for k in range(1, 13):
         model = Dot(k)
         weights = {name: np.full(shape, 1.0) for name, shape in model.shapes(3, 4).items()}
-        found = program.compile(model, SGD(0.1), weights).predict(user, item)
+        found = program.compile(model, SGD(0.1), weights).predict(Batch(user, item))
         wrong += [(k, x) for x in found.tolist() if x != k]
         misses += sum(program.predict_kernel(k).stats.cache_misses.values())
     print(wrong, misses)

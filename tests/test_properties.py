@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicf import schedules
-from minicf.backends import base, get_backend
+from minicf.backends import get_backend
+from minicf.backends import numpy as plain
 from minicf.data import Ratings
 from minicf.models import Dot, DotBias, Hybrid, Model, Net
 from minicf.optim import Optimizer
@@ -136,15 +137,15 @@ def take(step: Step, trainer: Trainer, data: Ratings) -> tuple[Trainer, Any]:
         other._backend = trainer._backend
         other.fit(data, epochs=0)
         other.program.load(again.weights, again.program.state())
-        other.lr, other.epoch, other.history, other._position = again.lr, again.epoch, again.history, again._position
+        other._pace, other.epoch, other.history = again._pace, again.epoch, again.history
         return other, []
     return trainer, np.concatenate([w.ravel() for w in trainer.weights.values()])
 
 
-def backend_module(name: str, ends: ExitStack) -> Any:
+def backend_named(name: str, ends: ExitStack) -> Any:
     if name in ("numpy", "numba"):
         return get_backend(name)
-    return ends.enter_context(standin.emulated(name))
+    return ends.enter_context(standin.emulated(name)).BACKEND
 
 
 def outcome(
@@ -180,11 +181,11 @@ def test_backends_agree_through_any_course_of_calls(backend):
             tables(most=60 if backend == "numba" else 250)
         )  # more than the emulated grid: 3 blocks of 64
         course = data.draw(courses(batch_size))
-        expected = outcome(base, model, opt, batch_size, ratings, course)
+        expected = outcome(plain.BACKEND, model, opt, batch_size, ratings, course)
         # A course that leaves the calm makes much of little: how much, a start that is off by a few roundings shows.
-        nudged = outcome(base, model, opt, batch_size, ratings, course, nudge=1e-15)
+        nudged = outcome(plain.BACKEND, model, opt, batch_size, ratings, course, nudge=1e-15)
         with ExitStack() as ends:
-            got = outcome(backend_module(backend, ends), model, opt, batch_size, ratings, course)
+            got = outcome(backend_named(backend, ends), model, opt, batch_size, ratings, course)
         if len(nudged) != len(expected):
             return
         assert len(got) == len(expected)
