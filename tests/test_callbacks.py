@@ -159,15 +159,15 @@ def test_the_best_is_restored_after_ctrl_c_midway(where, split):
     t = trainer(where)
     program = cases.program(t, split[0].n_users, split[0].n_items)
     program.steps_per_call = lambda batch_size: 2
-    train = program.train
+    run = program.run
 
-    def train_and_interrupt(*arguments):
-        done = train(*arguments)
+    def run_and_interrupt(data, part):
+        done = run(data, part)
         if t.epoch == 3:
             signal.raise_signal(signal.SIGINT)
         return done
 
-    program.train = train_and_interrupt
+    program.run = run_and_interrupt
     with pytest.raises(KeyboardInterrupt):
         t.fit(*split, epochs=4, callbacks=[script, stop])
     assert len(t.history) == 3
@@ -242,7 +242,7 @@ def test_any_column_can_be_monitored(split):
 def test_early_stopping_refuses(split):
     with pytest.raises(ValueError, match="patience is 0"):
         EarlyStopping(patience=0)
-    with pytest.raises(ValueError, match=r"monitor is 'auc'; the history has \['epoch'"):
+    with pytest.raises(ValueError, match=r"monitor is 'auc'; it must be one of \['epoch'"):
         trainer().fit(*split, callbacks=[EarlyStopping(monitor="auc")])
     with pytest.raises(ValueError, match=r"early stopping needs fit\(..., valid=ratings\)"):
         trainer().fit(split[0], callbacks=[EarlyStopping()])
@@ -534,7 +534,7 @@ def test_print_epochs(split, capsys):
 
 
 def test_everything_public_is_tested_here():
-    from minicf import callbacks
+    from minicf.train import callbacks
 
     kinds = {c for c in vars(callbacks).values() if isinstance(c, type) and issubclass(c, callbacks.Callback)}
     assert kinds == {minicf.Callback, EarlyStopping, Checkpoint, CSVLog, PrintEpochs}

@@ -134,16 +134,16 @@ def test_scores_order_items_as_predictions_do(model):
     np.testing.assert_allclose(difference, np.broadcast_to(difference[:, :1], difference.shape), atol=1e-4)
 
 
-def test_skip_of_pairs_and_of_some_rows():
+def test_bags_of_pairs_and_of_some_rows():
     skip = Bags.of(np.array([2, 0, 2, 2]), np.array([5, 1, 3, 5]), 4)
     assert skip.start.tolist() == [0, 1, 1, 3, 3]
     assert skip.index.tolist() == [1, 3, 5]
     taken = skip.take(np.array([2, -1, 0, 2, 3]))
     assert taken.start.tolist() == [0, 2, 2, 3, 5, 5]
-    assert taken.items.tolist() == [3, 5, 1, 3, 5]
+    assert taken.index.tolist() == [3, 5, 1, 3, 5]
 
 
-def test_skip_of_nothing():
+def test_bags_of_nothing():
     skip = Bags.empty(3)
     assert skip.start.tolist() == [0, 0, 0, 0]
     assert len(skip.index) == 0

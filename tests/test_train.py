@@ -22,6 +22,9 @@ import pytest
 
 import minicf
 from minicf import SGD, Adam, Dot, DotBias, Hybrid, Net, Ratings, Trainer, rng
+from minicf.data import Batch
+from minicf.losses import SquaredError
+from minicf.solvers import loss_and_gradients
 from tests import cases
 from tests.cases import BACKENDS, MODELS, TOLERANCE, Problem, backend, distance
 
@@ -113,12 +116,13 @@ def test_signatures_are_the_published_ones():
         return {name: p.default for name, p in list(inspect.signature(function).parameters.items())[1:]}
 
     made = arguments(Trainer.__init__)
-    published = ["model", "optimizer", "backend", "batch_size", "dtype", "seed", "weights"]
-    assert list(made)[:7] == published  # more may follow
-    assert [made[k] for k in published[2:]] == ["auto", 64, "float32", 0, None]
+    published = ["model", "solver", "loss", "backend", "batch_size", "dtype", "seed", "weights"]
+    assert list(made)[:8] == published  # more may follow
+    assert [made[k] for k in published[2:]] == [None, "auto", None, "float32", 0, None]
+    assert Trainer(DotBias(2), SGD(0.1)).solver == minicf.Gradient(SGD(0.1), SquaredError(), 64, True)  # what None is
     fit = arguments(Trainer.fit)
     assert list(fit) == ["train", "valid", "epochs", "schedule", "shuffle", "callbacks", "progress"]
-    assert [fit[k] for k in list(fit)[1:]] == [None, 1, None, True, (), None]
+    assert [fit[k] for k in list(fit)[1:]] == [None, 1, None, None, (), None]
 
 
 # --- the same bits -----------------------------------------------------------------------------------------------
@@ -346,7 +350,8 @@ def test_weights_that_are_all_given_need_no_ratings(where):
     weights = DotBias(3).init_weights(4, 5, 9)
     t = trainer(where, weights=weights, dtype="float64")
     assert same(t.weights, weights)
-    assert t.predict(3, 4) == pytest.approx(DotBias(3).predict(weights, np.array([3]), np.array([4]))[0], rel=TOLERANCE)
+    (expected,) = DotBias(3).predict(weights, Batch(np.array([3]), np.array([4])))
+    assert t.predict(3, 4) == pytest.approx(expected, rel=TOLERANCE)
     with pytest.raises(ValueError, match=r"weights are for|made for 4 users and 5 items"):
         t.fit(make_ratings())
 
@@ -371,7 +376,7 @@ def test_wrong_weights_are_refused(ratings):
     for make, match in (
         (lambda: trainer(weights={}), "none of them is a weight of this model"),
         (lambda: trainer(weights={"factors": np.zeros(3)}), r"\['factors'\]; none of them"),
-        (with_(user_bias=np.zeros(USERS + 1)), r"weights\['user_bias'\] has shape \(14,\); the model needs \(13,\)"),
+        (with_(user_bias=np.zeros(USERS + 1)), r"weights\['user_bias'\] has shape \(14,\); it must be \(13,\)"),
         (with_(user_bias=np.zeros((USERS, 1))), "user_bias"),
         (with_(user_factors=np.zeros((USERS, 4))), r"weights\['user_factors'\] has shape \(13, 4\)"),
         (with_(user_factors=np.zeros(())), "user_factors|user_bias"),
@@ -393,7 +398,7 @@ def test_wrong_weights_are_refused(ratings):
     [
         (lambda: Trainer("DotBias", SGD(0.1)), TypeError, "model is 'DotBias'"),
         (lambda: Trainer(DotBias, SGD(0.1)), TypeError, "must be a minicf model"),
-        (lambda: Trainer(DotBias(2), "adam"), TypeError, "optimizer is 'adam'"),
+        (lambda: Trainer(DotBias(2), "adam"), TypeError, "solver is 'adam'; it must be an optimizer"),
         (lambda: Trainer(DotBias(2), SGD(0.1), dtype="float16"), ValueError, "dtype is 'float16'"),
         (lambda: Trainer(DotBias(2), SGD(0.1), dtype="int32"), ValueError, "dtype is 'int32'"),
         (lambda: Trainer(DotBias(2), SGD(0.1), seed=0.5), ValueError, "seed is 0.5"),
@@ -462,9 +467,7 @@ def test_a_backend_that_cannot_run_is_refused_by_name_and_passed_over_by_auto(mo
     from minicf import backends
 
     class Missing:
-        @staticmethod
-        def unavailable():
-            return "no such device; install one"
+        BACKEND = backends.Backend("missing", unavailable=lambda: "no such device; install one")
 
     monkeypatch.setitem(sys.modules, "minicf.backends.missing", Missing)
     monkeypatch.setitem(backends._MODULES, "missing", "minicf.backends.missing")
@@ -509,9 +512,9 @@ def test_the_training_error_is_the_mean_over_the_epoch_while_weights_move(rating
     model, w, total = DotBias(3), DotBias(3).init_weights(USERS, ITEMS, 3), 0.0
     for start in range(0, len(ratings), 16):
         part = slice(start, start + 16)
-        u, v, r = ratings.user[part], ratings.item[part], ratings.rating[part].astype(float)
-        (loss,), grads = model.loss_and_gradients(w, u, v, r)
-        total += loss * len(r)
+        batch = Batch(ratings.user[part], ratings.item[part], ratings.rating[part].astype(float))
+        (loss,), grads = loss_and_gradients(model, SquaredError(), w, batch)
+        total += loss * batch.size
         w = {name: w[name] - 0.1 * grads[name] for name in w}
     assert t.history[0]["train_mse"] == pytest.approx(total / len(ratings), rel=1e-12)
     assert t.history[0]["valid_mse"] != t.history[0]["valid_mse"]  # NaN
@@ -553,8 +556,8 @@ def test_each_heads_training_error_is_its_own(ratings):
     for i in range(-(-len(ratings) // 16)):
         rows = order[i * 16 : (i + 1) * 16]
         masks = HYBRID.dropout_masks(3, i + 1, len(rows), "float64")
-        y, _ = HYBRID.forward(w, ratings.user[rows], ratings.item[rows], masks)
-        total += [((y[head] - ratings.rating[rows]) ** 2).sum() for head in ("net", "dot")]
+        y, _ = HYBRID.forward(w, Batch(ratings.user[rows], ratings.item[rows]), masks)
+        total += [((y[HYBRID.heads.index(head)] - ratings.rating[rows]) ** 2).sum() for head in ("net", "dot")]
     assert [row["train_mse_net"], row["train_mse_dot"]] == pytest.approx(total / len(ratings), rel=1e-12)
 
 
@@ -592,7 +595,8 @@ def test_the_penalty_is_what_the_decay_descends(ratings, decay):
     counts = tuple(c() if callable(c) else c for c in counts)
     program = cases.program(t, USERS, ITEMS)
     before = program.weights()
-    _, grads = DotBias(3).loss_and_gradients(before, ratings.user, ratings.item, ratings.rating.astype(float))
+    batch = Batch(ratings.user, ratings.item, ratings.rating.astype(float))
+    _, grads = loss_and_gradients(DotBias(3), SquaredError(), before, batch)
     t.fit(ratings)
     after = program.weights()
     step = 1e-5
@@ -631,7 +635,7 @@ def test_predict_takes_numbers_lists_and_arrays(where, ratings):
     assert t.predict([3], [16]).shape == (1,)
     assert t.predict([], []).shape == (0,)
     w = {name: value.astype(np.float64) for name, value in t.weights.items()}
-    expected = DotBias(3).predict(w, np.array([0, 3, 3]), np.array([1, 16, 16]))
+    expected = DotBias(3).predict(w, Batch(np.array([0, 3, 3]), np.array([1, 16, 16])))
     assert y == pytest.approx(expected, rel=1e-5)  # a handful of float32 roundings of 6e-8
 
 
@@ -649,7 +653,7 @@ def test_predict_drops_nothing(where, ratings):
     t.fit(ratings)
     assert t.predict(1, 2) == t.predict(1, 2)
     w = {name: value.astype(np.float64) for name, value in t.weights.items()}
-    assert t.predict(1, 2) == pytest.approx(NET.predict(w, np.array([1]), np.array([2]))[0], rel=1e-5)
+    assert t.predict(1, 2) == pytest.approx(NET.predict(w, Batch(np.array([1]), np.array([2])))[0], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -666,7 +670,7 @@ def test_predict_drops_nothing(where, ratings):
         ((True, 0), TypeError, "user must be an index"),
         (([[0]], [[0]]), TypeError, "one-dimensional"),
         ((None, 0), TypeError, "user must be an index"),
-        ((0, 0, "net"), ValueError, "no head 'net'"),
+        ((0, 0, "net"), ValueError, r"head is 'net'; it must be one of \[''\]"),
     ],
 )
 def test_predict_refuses(fitted, arguments, error, match):
@@ -677,7 +681,7 @@ def test_predict_refuses(fitted, arguments, error, match):
 def test_predict_refuses_an_unknown_head(ratings):
     t = trainer(model=HYBRID)
     t.fit(ratings)
-    with pytest.raises(ValueError, match=r"no head 'x'; the heads are \['net', 'dot'\]"):
+    with pytest.raises(ValueError, match=r"head is 'x'; it must be one of \['net', 'dot'\]"):
         t.predict(0, 0, head="x")
 
 
@@ -740,7 +744,7 @@ def test_divergence_says_which_step_and_which_rate(where, ratings):
     order, total = rng.permutation(3, 1, len(ratings))[:64], 0.0
     for i in range(4):
         u, v, r = (x[order[16 * i : 16 * i + 16]] for x in (ratings.user, ratings.item, ratings.rating))
-        (loss,), grads = model.loss_and_gradients(w, u, v, r.astype(np.float64))
+        (loss,), grads = loss_and_gradients(model, SquaredError(), w, Batch(u, v, r.astype(np.float64)))
         total += loss * 16
         w = {name: w[name] - 0.05 * grads[name] for name in w}
     assert error.last_loss == pytest.approx(total / 64, rel=1e-4)  # float32 over some 15 steps
@@ -822,15 +826,15 @@ def test_ctrl_c_stops_between_calls_and_at_a_whole_step(where, ratings):
     t = trainer(where, batch_size=1, optimizer=SGD(0.05))
     program = cases.program(t, USERS, ITEMS)
     program.steps_per_call = lambda batch_size: 10
-    train = program.train
+    run = program.run
 
-    def train_then_interrupt(*arguments):
-        done = train(*arguments)
+    def run_then_interrupt(data, part):
+        done = run(data, part)
         if program.t == 40:
             _thread.interrupt_main()
         return done
 
-    program.train = train_then_interrupt
+    program.run = run_then_interrupt
     with pytest.raises(KeyboardInterrupt):
         t.fit(ratings, epochs=2)
     assert program.t == 40
@@ -844,14 +848,14 @@ def test_ctrl_c_stops_between_calls_and_at_a_whole_step(where, ratings):
 def test_ctrl_c_in_the_last_call_of_an_epoch_keeps_the_epoch(ratings):
     t = trainer()
     program = cases.program(t, USERS, ITEMS)
-    train = program.train
+    run = program.run
 
-    def train_then_interrupt(*arguments):
-        done = train(*arguments)
+    def run_then_interrupt(data, part):
+        done = run(data, part)
         _thread.interrupt_main()
         return done
 
-    program.train = train_then_interrupt
+    program.run = run_then_interrupt
     with pytest.raises(KeyboardInterrupt):
         t.fit(ratings, epochs=5)
     assert len(t.history) == t.epoch == 1
@@ -866,7 +870,7 @@ def test_a_second_ctrl_c_does_not_wait(ratings):
             signal.raise_signal(signal.SIGINT)
         raise AssertionError("the second one was swallowed")
 
-    program.train = stuck
+    program.run = stuck
     with pytest.raises(KeyboardInterrupt):
         t.fit(ratings)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -1016,7 +1020,7 @@ def test_lr_find_smooths_the_loss(ratings):
     w, smooth, expected = DotBias(3).init_weights(USERS, ITEMS, 3), 0.0, []
     for i in range(25):
         rows = order[16 * i : 16 * i + 16]
-        y = DotBias(3).predict(w, ratings.user[rows], ratings.item[rows])
+        y = DotBias(3).predict(w, Batch(ratings.user[rows], ratings.item[rows]))
         smooth = 0.9 * smooth + 0.1 * ((y - ratings.rating[rows]) ** 2).mean()
         expected.append(smooth / (1 - 0.9 ** (i + 1)))
     assert found.frame.loss.to_numpy() == pytest.approx(expected, rel=1e-9)
@@ -1035,10 +1039,13 @@ def test_a_program_loads_only_arrays_that_fit(where, ratings):
     t = trainer(where)
     t.fit(ratings)
     weights, state = t.program.weights(), t.program.state()
-    for bad in ({"user_bias": np.zeros(1)}, {"user_factors": np.zeros((1, 3))}):
-        with pytest.raises(ValueError, match="is needed"):
+    for bad, match in (
+        ({"user_bias": np.zeros(1)}, r"'user_bias' has shape \(1,\); it must be \(13,\)"),
+        ({"user_factors": np.zeros((1, 3))}, r"'user_factors' has shape \(1, 3\); it must be \(13, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=match):
             t.program.load(weights | bad, state)
-    with pytest.raises(ValueError, match="is needed"):
+    with pytest.raises(ValueError, match=r"'velocity.item_bias' has shape \(\); it must be \(17,\)"):
         t.program.load(weights, state | {"velocity.item_bias": np.zeros(())})
     assert same(everything(t), weights | state)
 

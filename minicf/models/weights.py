@@ -59,11 +59,12 @@ class Parameters:
         sizes : mapping, optional
             What to return where no given weight says: 1 by default.
         """
-        found = {"user": 1, "item": 1} | dict(sizes or {})
-        for name, parameter in self.parameters(found).items():
+        asked = {"user": 1, "item": 1} | dict(sizes or {})
+        found: dict[str, int] = {}
+        for name, parameter in self.parameters(asked).items():
             if parameter.rows is not None and name in weights and np.ndim(weights[name]):
-                found[parameter.rows] = len(weights[name])
-        return found
+                found.setdefault(parameter.rows, len(weights[name]))  # the first table decides: the others must fit it
+        return asked | found
 
     def tables(self, side: str) -> list[str]:
         """Return the names of the weights with a row for each user, or item."""
