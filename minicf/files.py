@@ -29,7 +29,7 @@ READERS = {
 
 
 class FileError(ValueError):
-    """A file that minicf did not write, or that did not survive: the message names the file and the reason."""
+    """Report a file that minicf did not write, or that is damaged: the message names the file and the reason."""
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:
@@ -37,7 +37,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         kind = NotADirectoryError if path.parent.exists() else FileNotFoundError
-        raise kind(f"{path} cannot be written: {path.parent} is no directory; make it, or name another")
+        raise kind(f"{path} cannot be written: {path.parent} is not a directory; make it, or name another")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; name a file in it")
     if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -46,7 +46,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str]) -> Any:
-    """A binary file that takes the place of `path` when the block ends well, and leaves it alone otherwise.
+    """Open a binary file that takes the place of `path` when the block ends well, and leaves it alone otherwise.
 
     The data go to a temporary file in the same folder, are synced to the disk and renamed: whatever happens,
     `path` is the old file or the new one. A symbolic link stays one; the file that it points to is replaced.
@@ -86,7 +86,7 @@ def atomic(path: str | os.PathLike[str]) -> Any:
 
 
 def _temporary(path: Path) -> tuple[int, str]:
-    """A new file beside `path`, locked."""
+    """Make a new file beside `path`, locked."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         _lock(handle, wait=True)
@@ -105,7 +105,7 @@ def _sweep(path: Path) -> None:
 
 
 def _lock(handle: int, wait: bool) -> bool:
-    """Whether this process holds the file now; never where files cannot be locked."""
+    """Lock a file; return whether this process holds it now, never where files cannot be locked."""
     try:
         import fcntl
 
@@ -171,14 +171,14 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
         raise
     except Exception as error:  # zipfile, and NumPy's parser of array headers, fail in a dozen ways
         raise FileError(
-            f"{path} is damaged, or is no minicf file: {error}; take another copy, or save it anew"
+            f"{path} is damaged, or not a minicf file: {error}; take another copy, or save it again"
         ) from error
     if "header" not in arrays:
-        raise FileError(f"{path} is a .npz, but not one of minicf's: it has no header")
+        raise FileError(f"{path} is a .npz file, but not of minicf: it has no header")
     try:
         header = json.loads(arrays.pop("header").tobytes().decode())
         if not isinstance(header, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is damaged: its header cannot be read ({error})") from error
     if header.get("format") != f"minicf {kind}":
@@ -194,7 +194,7 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
 
 
 def _array(data: bytes, path: Path, name: str) -> np.ndarray:
-    """One `.npy` entry, its claims checked against the bytes that are there before anything is allocated."""
+    """Read one `.npy` entry, its claims checked against its bytes before anything is allocated."""
     file: BinaryIO = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
@@ -225,17 +225,17 @@ def save_weights(path: str | os.PathLike[str], weights: Mapping[str, Any]) -> No
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The dict that `save_weights` wrote; give it to ``Trainer(weights=...)``."""
+    """Read the dict that `save_weights` wrote, for ``Trainer(weights=...)``."""
     return section(read(path, "weights")[1], "weights")
 
 
 def section(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose names start with ``prefix.``, without it."""
+    """Return the arrays whose names start with ``prefix.``, without it."""
     return {name[len(prefix) + 1 :]: value for name, value in arrays.items() if name.startswith(f"{prefix}.")}
 
 
 def pack_texts(texts: Iterable[str | None]) -> dict[str, np.ndarray]:
-    """Texts as two arrays: ``bytes`` (UTF-8, one after another) and ``ends`` (int64, where each ends; -1 for None)."""
+    """Pack texts into two arrays: ``bytes`` (UTF-8, one after another) and ``ends`` (int64; -1 for None)."""
     encoded = [None if text is None else text.encode("utf-8", "surrogatepass") for text in texts]
     ends, at = np.full(len(encoded), -1, np.int64), 0
     for i, data in enumerate(encoded):
@@ -246,7 +246,7 @@ def pack_texts(texts: Iterable[str | None]) -> dict[str, np.ndarray]:
 
 
 def unpack_texts(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The texts that `pack_texts` packed, an array of objects; ValueError where the arrays are none of its."""
+    """Return the texts that `pack_texts` packed, an array of objects; ValueError for other arrays."""
     data, ends = arrays["bytes"], arrays["ends"]
     if data.dtype != np.uint8 or ends.dtype != np.int64 or data.ndim != 1 or ends.ndim != 1:
         raise ValueError("texts are not stored as bytes and ends")

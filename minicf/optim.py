@@ -248,7 +248,7 @@ class Adam(Optimizer):
         return ("first", "second")
 
     def scalars(self, t: int, lr: float, table: bool) -> tuple[float, float, float]:
-        """What (U8) and (U9) need of step t: lr / (1 - beta1^t), sqrt(1 - beta2^t) and eps."""
+        """Return the numbers of step t in (U8) and (U9): lr / (1 - beta1^t), sqrt(1 - beta2^t) and eps."""
         # -expm1(t log beta) is 1 - beta^t without cancellation, for any t; log1p(-1) is -inf, as it should.
         correction1, correction2 = (-np.expm1(t * np.log(beta)) if beta else 1.0 for beta in self.betas)
         root = float(np.sqrt(correction2))

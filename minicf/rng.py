@@ -1,4 +1,4 @@
-"""Random numbers by counter: a number is a function of where it is used, not of what was drawn before.
+"""Random numbers by counter: a number is a function of where it is used, not of earlier draws.
 
 Every draw is keyed by (seed, purpose, step) and indexed within that. The same seed therefore gives the same
 initial weights, the same order of ratings and the same dropout masks on every backend, at any number of
@@ -32,7 +32,7 @@ def _mix(z: int) -> int:
 
 
 def key(seed: int, purpose: int, stream: int = 0, step: int = 0) -> int:
-    """The 64-bit key of one stream of numbers.
+    """Return the 64-bit key of one stream of numbers.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def key(seed: int, purpose: int, stream: int = 0, step: int = 0) -> int:
 
 
 def bits(stream_key: int, index: Any) -> Any:
-    """The 64 random bits at each position of a stream.
+    """Return the 64 random bits at each position of a stream.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def bits(stream_key: int, index: Any) -> Any:
 
 
 def uniform(stream_key: int, n: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """`n` float64 numbers, uniform in [low, high), in steps of 2**-53 of that range."""
+    """Draw `n` float64 numbers, uniform in [low, high), in steps of 2**-53 of that range."""
     out = np.empty(n)
     for part in _parts(n):
         u = _uniform(stream_key, part.start, part.stop)
@@ -87,7 +87,7 @@ def uniform(stream_key: int, n: int, low: float = 0.0, high: float = 1.0) -> np.
 
 
 def normal(stream_key: int, n: int, mean: float = 0.0, std: float = 1.0) -> np.ndarray:
-    """`n` normal float64 numbers, by Box and Muller's transform of two uniforms each."""
+    """Draw `n` normal float64 numbers, by Box and Muller's transform of two uniforms each."""
     out = np.empty(n)
     for part in _parts(n):
         z = _uniform(stream_key, part.start, part.stop)
@@ -109,12 +109,12 @@ def _uniform(stream_key: int, start: int, stop: int) -> np.ndarray:
 
 
 def _parts(n: int) -> list[slice]:
-    """0 … n-1 in pieces whose temporary arrays stay in the cache."""
+    """Cut 0 … n-1 into pieces whose temporary arrays stay in the cache."""
     return [slice(start, min(start + _PIECE, n)) for start in range(0, n, _PIECE)]
 
 
 def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order of an epoch: the numbers 0 … n-1, shuffled.
+    """Return the order of an epoch: the numbers 0 … n-1, shuffled.
 
     Each position gets a random key whose low bits are replaced by the position itself: sorting the keys sorts
     the positions at random, no two keys are ever equal, and any sort on any device gives the same answer.
@@ -137,12 +137,12 @@ def permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def dropout_threshold(rate: float) -> int:
-    """A unit is kept when the top 24 bits of its number are at least this: integers, so equal on every backend."""
+    """Return the least top 24 bits of a unit that is kept: integers, so equal on every backend."""
     return int(np.ceil(rate * 2**24))
 
 
 def dropout_mask(seed: int, layer: int, step: int, shape: tuple[int, int], rate: float, dtype: Any) -> np.ndarray:
-    """The factors of inverted dropout (F6): 0 with probability `rate`, else 1 / (1 - rate).
+    """Return the factors of inverted dropout (F6): 0 with probability `rate`, else 1 / (1 - rate).
 
     Unit (row, column) of the batch's layer reads position ``row * width + column``.
     """

@@ -28,7 +28,7 @@ class Schedule:
         raise NotImplementedError
 
     def _check(self, name: str, **limits: float) -> None:
-        """An argument within limits, as a plain number, which files can hold."""
+        """Check an argument against limits; keep it as a plain number, which files can hold."""
         value = check_number(name, getattr(self, name), **limits)
         if type(getattr(self, name)) is not int:
             object.__setattr__(self, name, value)
@@ -80,7 +80,7 @@ class Exponential(Schedule):
 
 
 def _half_cosine(x: np.ndarray) -> np.ndarray:
-    """From 1 at x = 0 to 0 at x = 1."""
+    """Fall from 1 at x = 0 to 0 at x = 1."""
     return 0.5 * (1.0 + np.cos(np.pi * x))
 
 

@@ -127,7 +127,7 @@ class Tiles:
 
 
 def _strands(n: int) -> np.ndarray:
-    """0 … n-1 as four strands side by side: 0, q, 2q, 3q, 1, q + 1, … with q a quarter of n."""
+    """Deal 0 … n-1 into four strands side by side: 0, q, 2q, 3q, 1, q + 1, … with q a quarter of n."""
     quarter = -(-n // _STRANDS)
     index = np.arange(_STRANDS * quarter).reshape(_STRANDS, quarter).T.ravel()
     return index[index < n]

@@ -112,7 +112,7 @@ def test_vocabulary_equality_and_repr():
     [
         ([1, 3, 2], "row 2: 2 does not come after 3.*numpy.unique"),
         ([1, 1], "row 1: 1 does not come after 1"),
-        ([1, None], r"row 1 \(from 0\): None is no value"),
+        ([1, None], r"row 1 \(from 0\): missing id \(1 row\)"),
         ([1, "a"], "row 1.*'a' is a str, but row 0 is a int: 1"),
         ([[1, 2]], "is a list, neither integer nor text"),
         (np.ones((2, 2), int), r"shape \(2, 2\)"),
@@ -126,7 +126,7 @@ def test_vocabulary_refuses(ids, message):
 
 
 def test_vocabulary_refuses_text_in_place_of_a_list():
-    with pytest.raises(TypeError, match="expected a list or an array, got str: 'abc'"):
+    with pytest.raises(TypeError, match="ids is a str, 'abc'; it must be a list"):
         Vocabulary("abc")
 
 
@@ -172,7 +172,7 @@ def test_odd_values_are_unknown_one_by_one():
     assert numbers.index(np.array([True, False]), missing=-1).tolist() == [-1, -1]
     with pytest.raises(UnknownIdError, match="unknown id: None"):
         words.index(None)
-    with pytest.raises(ValueError, match='missing=0: it is "raise" or -1'):
+    with pytest.raises(ValueError, match='missing is 0; it must be "raise" or -1'):
         words.index("x", missing=0)
     with pytest.raises(ValueError, match="1-d"):
         numbers.index(np.zeros((1, 2), int))
@@ -343,8 +343,8 @@ def changed(column: str, row: int, value: object) -> pd.DataFrame:
             pd.concat([small_frame(), small_frame()[["rating"]]], axis=1),
             '2 columns are called "rating": drop or rename',
         ),
-        (changed("userId", 2, None), '"userId", row 2.*None is no value.*1 row in all.*dropna'),
-        (changed("movieId", 3, np.nan), '"movieId", row 3.*nan is no value'),
+        (changed("userId", 2, None), '"userId", row 2.*missing id .1 row.; drop .*dropna'),
+        (changed("movieId", 3, np.nan), '"movieId", row 3.*missing id'),
         (
             small_frame().astype({"userId": "Int64"}).replace({"userId": {3: pd.NA}}),
             "row 1.*2 rows",
@@ -369,7 +369,7 @@ def changed(column: str, row: int, value: object) -> pd.DataFrame:
         (small_frame().assign(userId=[(1,)] * 6), "row 0.*is a tuple, neither integer nor text"),
         (
             small_frame().replace({"rating": {0.5: np.nan}}),
-            '"rating", row 3.*nan is no value.*dropna',
+            '"rating", row 3.*missing rating.*dropna',
         ),
         (small_frame().replace({"rating": {5.0: np.inf}}), "row 2.*inf is not finite"),
         (small_frame().replace({"rating": {5.0: -np.inf}}), "row 2.*-inf is not finite"),
@@ -382,10 +382,10 @@ def changed(column: str, row: int, value: object) -> pd.DataFrame:
         (changed("rating", 4, "1.0"), "row 4.*'1.0' is a str, not a number.*to_numeric"),
         (changed("rating", 4, "4,5"), r"row 4.*'4,5' is a str, not a number; write a decimal point.*replace"),
         (changed("rating", 1, True), "row 1.*True is a bool, not a number"),
-        (changed("rating", 1, None), "row 1.*None is no value"),
+        (changed("rating", 1, None), "row 1.*missing rating"),
         (small_frame().assign(rating=True), "True is not a number"),
         (small_frame().assign(rating=1j), "is complex"),
-        (changed("timestamp", 1, None), '"timestamp", row 1.*timestamps may not be missing'),
+        (changed("timestamp", 1, None), '"timestamp", row 1.*missing timestamp'),
         (small_frame().assign(timestamp=0.5), "row 0.*0.5 is not a whole number.*to_datetime"),
         (small_frame().assign(timestamp="now"), "'now' is not a time"),
     ],
@@ -398,9 +398,9 @@ def test_from_frame_refuses(frame, message):
 
 
 def test_from_frame_refuses_other_arguments():
-    with pytest.raises(TypeError, match="expected a pandas DataFrame, got list"):
+    with pytest.raises(TypeError, match="frame is a list; it must be a pandas DataFrame"):
         Ratings.from_frame([(1, 2, 3.0)])
-    with pytest.raises(ValueError, match="duplicates='first': it is"):
+    with pytest.raises(ValueError, match="duplicates is 'first'; it must be"):
         Ratings.from_frame(small_frame(), duplicates="first")
     with pytest.raises(ValueError, match=r"no column 'time'.*timestamp=\.\.\."):
         Ratings.from_frame(small_frame(), timestamp="time")
@@ -478,7 +478,7 @@ def test_titles_and_genres_follow_the_items():
 @pytest.mark.parametrize(
     ("titles", "error", "message"),
     [
-        (["a", "b", "c"], TypeError, "titles is a list: give a dict or Series"),
+        (["a", "b", "c"], TypeError, "titles is a list; it must be a dict or Series"),
         ({"10": "Ten"}, ValueError, "none of the table's items: its first id is '10'.*is 10"),
         ({}, ValueError, "its first id is None"),
         (
@@ -542,21 +542,21 @@ def test_constructor_from_indices():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"user": [0, 1]}, ValueError, "user has 2 values, rating has 3"),
+        ({"user": [0, 1]}, ValueError, "user has 2 values; it must have 3"),
         ({"item": [[0, 1, 0]]}, ValueError, r"item has shape \(1, 3\)"),
         ({"user": [0.0, 1.0, 2.0]}, ValueError, "user has dtype float64.*from_frame"),
         ({"user": [0, -1, 2]}, ValueError, r"user, row 1.*index -1 is not one of 0 ... 2"),
         ({"item": [0, 1, 2]}, ValueError, r"item, row 2.*index 2 is not one of 0 ... 1"),
-        ({"rating": [1, np.nan, 2]}, ValueError, '"rating", row 1.*nan'),
+        ({"rating": [1, np.nan, 2]}, ValueError, '"rating", row 1.*missing rating'),
         ({"rating": ["1", "2", "3"]}, ValueError, "row 0.*'1' is .*not a number"),
         ({"user": [], "item": [], "rating": []}, ValueError, "no ratings"),
         ({"timestamp": [1, 2]}, ValueError, "timestamp has 2 values"),
         ({"timestamp": [1.5, 2, 3]}, ValueError, '"timestamp", row 0.*1.5'),
-        ({"users": 2.0}, TypeError, "users=2.0: it is a Vocabulary or a number"),
-        ({"users": True}, TypeError, "users=True"),
+        ({"users": 2.0}, TypeError, "users is 2.0; it must be a Vocabulary or a number"),
+        ({"users": True}, TypeError, "users is True"),
         ({"users": 0}, ValueError, "index 0 is not one of"),
         ({"users": None, "user": [0, 1, 2**40]}, ValueError, "at most 2,147,483,647"),
-        ({"titles": ["a"]}, ValueError, "titles has 1 values for 2 items"),
+        ({"titles": ["a"]}, ValueError, "titles has 1 values; it must have one for each of the 2"),
         ({"titles": ["a", 1]}, ValueError, "item 1.*1 is not text"),
         ({"titles": {0: "a"}}, TypeError, "titles is a mapping"),
     ],
@@ -583,10 +583,10 @@ def test_take_shares_and_orders():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "no rows are left"),
-        (np.zeros(6, bool), "no rows are left"),
-        ([6], "row 6 is not one of 0 ... 5"),
-        ([0, -1], "row -1 is not one of"),
+        ([], "rows is empty; a table must have"),
+        (np.zeros(6, bool), "rows is empty"),
+        ([6], "rows has 6; it must be from 0 to 5"),
+        ([0, -1], "rows has -1; it must be"),
         ([0.0], "dtype float64"),
         ([True, False], "a mask of 6 booleans"),
         ([[0]], r"shape \(1, 1\)"),
@@ -686,14 +686,14 @@ def test_random_split_by_user_is_uniform():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"valid": 0}, "valid=0: it is a share between 0 and 1"),
-        ({"valid": 0.0}, "valid=0.0"),
-        ({"valid": 1.0}, "valid=1.0"),
-        ({"valid": -0.2}, "valid=-0.2"),
-        ({"valid": np.nan}, "valid=nan"),
-        ({"valid": True}, "valid=True"),
-        ({"valid": "0.2"}, "valid='0.2'"),
-        ({"valid": None}, "valid=None"),
+        ({"valid": 0}, "valid is 0; it must be a share between 0 and 1"),
+        ({"valid": 0.0}, "valid is 0.0"),
+        ({"valid": 1.0}, "valid is 1.0"),
+        ({"valid": -0.2}, "valid is -0.2"),
+        ({"valid": np.nan}, "valid is nan"),
+        ({"valid": True}, "valid is True"),
+        ({"valid": "0.2"}, "valid is '0.2'"),
+        ({"valid": None}, "valid is None"),
         ({"valid": 0.1}, "valid=0.1 of 6 ratings leaves 6 for training and 0 for validation"),
         ({"valid": 6}, "leaves 0 for training and 6 for validation"),
         ({"valid": 7, "by": "time"}, "leaves 0 for training"),
@@ -701,7 +701,7 @@ def test_random_split_by_user_is_uniform():
             {"valid": 0.1, "by": "user"},
             "nothing for validation: the most active user has 3 ratings",
         ),
-        ({"by": "item"}, "by='item'"),
+        ({"by": "item"}, "by is 'item'"),
     ],
 )
 def test_split_refuses(arguments, message):
@@ -753,9 +753,9 @@ def test_top_breaks_ties_by_id_and_stops_at_what_there_is():
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, True, None])
 def test_top_refuses(n):
-    with pytest.raises(ValueError, match=f"n_users={n}: it is a whole number"):
+    with pytest.raises(ValueError, match=f"n_users is {n}; it must be a whole number"):
         small().top(n_users=n)
-    with pytest.raises(ValueError, match=f"n_items={n}"):
+    with pytest.raises(ValueError, match=f"n_items is {n}"):
         small().top(n_items=n)
 
 
@@ -973,7 +973,7 @@ def test_latin1_titles_may_hold_what_unicode_calls_a_line_end(tmp_path):
         ("ratings.csv", "userId,movieId,rating\n1,2,3\n1,x,3\n", "rating 1.*movieId: 'x'"),
         ("ratings.csv", "userId,movieId,rating\n1,2.5,3\n", "movieId: '2.5' is not a whole number"),
         ("ratings.csv", "userId,movieId,rating\n1,2,good\n", "rating: 'good' is not a number"),
-        ("ratings.csv", "userId,movieId,rating\n1,2,\n", '"rating", row 0.*nan'),
+        ("ratings.csv", "userId,movieId,rating\n1,2,\n", '"rating", row 0.*missing rating'),
         ("ratings.csv", "userId,movieId,rating\n1,2,3\n1,2,4\n", "rows 0 and 1.*item 2 by user 1"),
         ("ratings.dat", "1::2::3::4\n1::2\n", "rating 1.*is not a"),
         ("ratings.dat", "", "no rows"),
@@ -1006,7 +1006,7 @@ def test_movielens_refuses_damaged_movies(tmp_path, kind, line, message):
 
 
 def test_movielens_says_what_is_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere is not there"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         load_movielens(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"holds none of ratings.csv, .*; it holds no files"):
         load_movielens(tmp_path)

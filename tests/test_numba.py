@@ -388,7 +388,8 @@ def test_a_loss_and_its_slope_are_those_of_the_formulas(name, reach):
     low, high = reach or (0.0, 1.0)
     for s in (-20.0, -1.5, 0.0, 0.3, 7.0):
         for r in (0.0, 0.7, 1.0):
-            got, d_s = getattr(loss, name)(s, r, 0.25, reach is not None, low, high, 1.0)
+            share = 0.25 * loss.FACTORS[getattr(loss, name)]
+            got, d_s = getattr(loss, name)(s, r, share, reach is not None, low, high, 1.0)
             assert got == pytest.approx(value(s, r), rel=1e-12, abs=1e-15)
             slope = (value(s + 1e-5, r) - value(s - 1e-5, r)) / 2e-5
             assert d_s == pytest.approx(0.25 * slope, rel=1e-6, abs=1e-9)
@@ -628,8 +629,8 @@ def test_a_tile_waits_for_those_that_share_its_rows_and_for_no_others(monkeypatc
             named = dict(zip(names, arguments, strict=True))
             return workers.train(*(named[name] for name in ("user", "item", "start", "stop")))
 
-        def kernel(*sizes: int, workers: OneSlowTile = workers) -> Any:
-            return functools.partial(workers.run, interpreted(numba_tiles.tile_kernel(*sizes)))
+        def kernel(*sizes: Any, workers: OneSlowTile = workers) -> Any:
+            return functools.partial(workers.run, interpreted(numba_tiles.tile_kernel.__wrapped__(*sizes)))
 
         monkeypatch.setattr(numba_tiles, "train_tile", lambda _, train=train: train)
         monkeypatch.setattr(numba_tiles, "atomic_add", workers.add)

@@ -59,10 +59,14 @@ class Program(State):
     ) -> None:
         self.model, self.solver, self.seed, self.dtype = model, solver, seed, np.dtype(dtype)
         self.parameters = model.parameters(model.sizes_of(weights))
-        self.w: Weights = {name: self.xp.array(weights[name], dtype=self.dtype) for name in self.parameters}
-        self.slots: Weights = {} if solver is None else solver.init_state(self.w)
-        self.t = 0
+        self.t, self.n_threads = 0, n_threads
         self.pace = Pace(0.0 if solver is None or solver.lr is None else solver.lr)
+        self.allocate(weights)
+
+    def allocate(self, weights: Weights) -> None:
+        """Make room for weights and state where the program computes, and copy the initial weights there."""
+        self.w = {name: self.xp.array(weights[name], dtype=self.dtype) for name in self.parameters}
+        self.slots = {} if self.solver is None else self.solver.init_state(self.w)
 
     # --- training --------------------------------------------------------------------------------------------
 

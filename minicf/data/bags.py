@@ -53,7 +53,7 @@ class Bags(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """B examples: pairs of a user and an item with what is known of them. Indices are trusted.
+    """B examples: pairs of a user and an item, with targets. Indices are trusted.
 
     The whole table of a training is a Batch too, of which a solver takes rows.
     """

@@ -18,14 +18,14 @@ from minicf.arguments import check_unmasked
 
 MAX_INT32 = np.iinfo(np.int32).max
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
-EXACT_FLOAT = 2**53  # from here on, neighbouring integers are one and the same float64
+EXACT_FLOAT = 2**53  # from here on, neighboring integers are one and the same float64
 
 
 def id_values(column: pd.Series, name: str) -> NDArray[Any]:
     """Return checked ids, one per row, as int64 or as an object array of str."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.dtype.categories.dtype)
-    refuse_missing(column, name, "ids")
+    refuse_missing(column, name, "id")
     types = pd.api.types
     if types.is_bool_dtype(column.dtype):
         refuse(column, name, 0, "is not an id", f'use frame["{name}"].astype(int)')
@@ -76,9 +76,9 @@ def refuse(column: pd.Series, name: str, row: int, problem: str, remedy: str) ->
 def refuse_missing(column: pd.Series, name: str, what: str) -> None:
     missing = column.isna().to_numpy(dtype=bool)
     if missing.any():
-        problem = f"is no value ({plural(int(missing.sum()), 'row')} in all)"
-        remedy = f'{what} may not be missing: drop such rows, frame.dropna(subset=["{name}"])'
-        refuse(column, name, int(missing.argmax()), problem, remedy)
+        row, rows = int(missing.argmax()), plural(int(missing.sum()), "row")
+        remedy = f'drop such rows, frame.dropna(subset=["{name}"])'
+        raise ValueError(f'column "{name}", row {row} (from 0): missing {what} ({rows}); {remedy}')
 
 
 def refuse_mixed(column: pd.Series, name: str) -> NoReturn:
@@ -115,14 +115,14 @@ def as_series(values: Any) -> pd.Series:
     check_unmasked("ids", values)
     array = values if isinstance(values, np.ndarray) else object_array(values)
     if array.ndim != 1:
-        raise ValueError(f"ids have shape {array.shape}: pass one id or a 1-d array of ids")
+        raise ValueError(f"ids has shape {array.shape}; it must be one id or a 1-d array of ids")
     return pd.Series(array, dtype=object if array.dtype.kind in "OUS" else None, copy=False)
 
 
 def object_array(values: Any) -> NDArray[np.object_]:
     # numpy.array(["a", 1]) would turn 1 into "1".
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise TypeError(f"expected a list or an array, got {type(values).__name__}: {values!r}")
+        raise TypeError(f"ids is a {type(values).__name__}, {values!r}; it must be a list or an array")
     listed = list(values)
     array = np.empty(len(listed), object)
     array[:] = listed
@@ -132,7 +132,7 @@ def object_array(values: Any) -> NDArray[np.object_]:
 def rating_values(column: pd.Series, name: str) -> NDArray[np.float32]:
     """Return checked ratings as a new float32 array."""
     types = pd.api.types
-    refuse_missing(column, name, "ratings")
+    refuse_missing(column, name, "rating")
     if column.dtype == object:
         for row, value in enumerate(column.tolist()):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -153,7 +153,7 @@ def rating_values(column: pd.Series, name: str) -> NDArray[np.float32]:
 
 
 def convert(value: Any, name: str) -> str:
-    """The remedy for a rating that is no number."""
+    """Return the remedy for a rating that is not a number."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+,[0-9]+", value):
         return f'write a decimal point: frame["{name}"].str.replace(",", ".").astype(float)'
     return f'convert them, pandas.to_numeric(frame["{name}"]), which names what it cannot convert'
@@ -162,7 +162,7 @@ def convert(value: Any, name: str) -> str:
 def time_values(column: pd.Series, name: str) -> NDArray[np.int64]:
     """Return checked timestamps, seconds since 1970, as a new int64 array."""
     types = pd.api.types
-    refuse_missing(column, name, "timestamps")
+    refuse_missing(column, name, "timestamp")
     if types.is_datetime64_any_dtype(column.dtype):
         utc = pd.to_datetime(column, utc=True).dt.tz_localize(None)
         return utc.to_numpy().astype("datetime64[s]").astype(np.int64)
@@ -181,7 +181,7 @@ def one_dimensional(values: ArrayLike, name: str, length: int | None = None) -> 
     check_unmasked(name, values)
     array = np.asarray(values)
     if array.ndim != 1:
-        raise ValueError(f"{name} has shape {array.shape}: it is a 1-d array")
+        raise ValueError(f"{name} has shape {array.shape}; it must be a 1-d array")
     if length is not None and len(array) != length:
-        raise ValueError(f"{name} has {len(array):,} values, rating has {length:,}: equal lengths")
+        raise ValueError(f"{name} has {len(array):,} values; it must have {length:,}, as rating has")
     return array

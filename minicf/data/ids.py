@@ -14,14 +14,14 @@ from minicf.data.checks import as_series, frozen, id_values, plural, shown
 
 
 class UnknownIdError(KeyError):
-    """An id that is not in the vocabulary (a KeyError whose text is shown as it is)."""
+    """Report an id that is not in the vocabulary: a KeyError whose text is shown as it is."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class Vocabulary:
-    """The ids of one side of a table, users or items, and their contiguous indices.
+    """Translate between the ids of one side of a table, users or items, and their contiguous indices.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class Vocabulary:
             A KeyError that names the first unknown ids, if `missing` is "raise".
         """
         if missing not in ("raise", -1):
-            raise ValueError(f'missing={missing!r}: it is "raise" or -1')
+            raise ValueError(f'missing is {missing!r}; it must be "raise" or -1')
         scalar = pd.api.types.is_scalar(ids)
         series = as_series([ids] if scalar else ids)
         found = self._positions(series)

@@ -37,7 +37,7 @@ PLAUSIBLE = 10_000_000  # an index up to here, or 100 times the number of rows, 
 
 
 class Ratings:
-    """A table of ratings with contiguous indices; it does not change.
+    """Hold a table of ratings with contiguous indices; it does not change.
 
     Made by `from_frame` or `load_movielens`; this constructor takes indices.
 
@@ -95,7 +95,7 @@ class Ratings:
         _check_count(np.shape(rating))
         columns = pd.Series(one_dimensional(rating, "rating"))
         if len(columns) == 0:
-            raise ValueError("no ratings: a table needs at least one row")
+            raise ValueError("there are no ratings; a table must have at least one row")
         self.rating = frozen(rating_values(columns, "rating"))
         n = len(self.rating)
         self.user, self.users = _checked_indices(user, users, n, "user")
@@ -119,7 +119,7 @@ class Ratings:
         titles: NDArray[np.object_] | None,
         genres: NDArray[np.object_] | None,
     ) -> Ratings:
-        """Take over arrays that are right already and belong to nobody else."""
+        """Take over arrays that are checked already and that no one else holds."""
         self = cls.__new__(cls)
         self.user, self.item, self.rating = frozen(user), frozen(item), frozen(rating)
         self.timestamp = None if timestamp is None else frozen(timestamp)
@@ -154,7 +154,7 @@ class Ratings:
         timestamp : str, optional
             Column of whole seconds since 1970, or of dates (no zone means UTC; cut to the second).
         titles, genres : mapping or Series from item id to text, optional
-            May name items that nobody rated, and lack some that are.
+            May have unrated items, and lack rated ones.
         duplicates : {"error", "last", "mean"}, default "error"
             What to do where a user rated an item more than once. "last" keeps the last row of the
             table, "mean" puts the mean rating in its place, with the latest timestamp. How many
@@ -167,13 +167,13 @@ class Ratings:
             missing or mixed ids, ratings that are missing, infinite or no numbers, duplicate pairs.
         """
         if not isinstance(frame, pd.DataFrame):
-            raise TypeError(f"expected a pandas DataFrame, got {type(frame).__name__}")
+            raise TypeError(f"frame is a {type(frame).__name__}; it must be a pandas DataFrame")
         if duplicates not in ("error", "last", "mean"):
-            raise ValueError(f'duplicates={duplicates!r}: it is "error", "last" or "mean"')
+            raise ValueError(f'duplicates is {duplicates!r}; it must be "error", "last" or "mean"')
         wanted = {"user": user, "item": item, "rating": rating}
         columns = _columns(frame, wanted if timestamp is None else wanted | {"timestamp": timestamp})
         if len(frame) == 0:
-            raise ValueError("the table has no rows: ratings need at least one")
+            raise ValueError("the table has no rows; it must have at least one")
         _check_count(frame.shape)
         user_index, users = encode(columns["user"], user)
         item_index, items = encode(columns["item"], item)
@@ -311,14 +311,14 @@ class Ratings:
             chosen = np.flatnonzero(chosen)
         if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
             raise ValueError(
-                f"rows have dtype {chosen.dtype} and shape {chosen.shape}: pass a 1-d array of "
+                f"rows has dtype {chosen.dtype} and shape {chosen.shape}; it must be a 1-d array of "
                 f"positions, or a mask of {n:,} booleans"
             )
         if chosen.size == 0:
-            raise ValueError("no rows are left: ratings need at least one")
+            raise ValueError("rows is empty; a table must have at least one row")
         bad = (chosen < 0) | (chosen >= n)
         if bad.any():
-            raise ValueError(f"row {chosen[bad.argmax()]} is not one of 0 ... {n - 1}")
+            raise ValueError(f"rows has {chosen[bad.argmax()]}; it must be from 0 to {n - 1}")
         return Ratings._trusted(
             self.user[chosen],
             self.item[chosen],
@@ -363,7 +363,7 @@ class Ratings:
         _check_valid(valid)
         last = check_bool("last", last)
         if by not in ("random", "time", "user"):
-            raise ValueError(f'by={by!r}: it is "random", "time" or "user"')
+            raise ValueError(f'by is {by!r}; it must be "random", "time" or "user"')
         if by == "time" or (by == "user" and last):
             if self.timestamp is None:
                 other = 'by="random"' if by == "time" else "last=False"
@@ -407,7 +407,7 @@ class Ratings:
 
 
 def _check_count(shape: tuple[int, ...]) -> None:
-    """Rows are counted in int32 where their order is shuffled; before anything of that size is touched."""
+    """Check that rows can be counted in int32, as a shuffled order does, before anything of that size is allocated."""
     if shape and shape[0] > MAX_INT32:
         raise ValueError(f"{shape[0]:,} ratings: at most {MAX_INT32:,} fit in an int32 index; take some of them")
 
@@ -416,7 +416,7 @@ def _columns(frame: pd.DataFrame, wanted: Mapping[str, str]) -> dict[str, pd.Ser
     """Return the wanted columns by role, each exactly once there."""
     for role, name in wanted.items():
         if not isinstance(name, Hashable):
-            raise TypeError(f"{role}={name!r}: it must be the name of a column")
+            raise TypeError(f"{role} is {name!r}; it must be the name of a column")
     absent = {role: name for role, name in wanted.items() if name not in frame.columns}
     if absent:
         names = ", ".join(repr(name) for name in absent.values())
@@ -443,7 +443,9 @@ def _checked_indices(
 ) -> tuple[NDArray[np.int32], Vocabulary]:
     array = one_dimensional(values, name, n)
     if array.dtype.kind not in "iu":
-        raise ValueError(f"{name} has dtype {array.dtype}: indices are integers; for ids use Ratings.from_frame")
+        raise ValueError(
+            f"{name} has dtype {array.dtype}; it must hold integer indices: for ids use Ratings.from_frame"
+        )
     if vocabulary is None:
         vocabulary = int(array.max()) + 1
         if max(100 * n, PLAUSIBLE) < vocabulary <= MAX_INT32:
@@ -454,7 +456,7 @@ def _checked_indices(
             )
     if not isinstance(vocabulary, Vocabulary):
         if isinstance(vocabulary, bool) or not isinstance(vocabulary, int | np.integer):
-            raise TypeError(f"{name}s={vocabulary!r}: it is a Vocabulary or a number of ids")
+            raise TypeError(f"{name}s is {vocabulary!r}; it must be a Vocabulary or a number of ids")
         # The ids of a count are made here: a wild index must not ask for gigabytes of them.
         if vocabulary > MAX_INT32:
             raise ValueError(f"{vocabulary:,} {name}s: at most {MAX_INT32:,} fit in an int32 index")
@@ -474,10 +476,10 @@ def _checked_texts(texts: Any, n: int, name: str) -> NDArray[np.object_] | None:
     if texts is None:
         return None
     if isinstance(texts, Mapping):
-        raise TypeError(f"{name} is a mapping: give a list in the order of items.ids")
+        raise TypeError(f"{name} is a mapping; it must be a list in the order of items.ids")
     array = object_array(texts)
     if len(array) != n:
-        raise ValueError(f"{name} has {len(array):,} values for {n:,} items: one per item")
+        raise ValueError(f"{name} has {len(array):,} values; it must have one for each of the {n:,} items")
     for position, text in enumerate(array):
         if not isinstance(text, str):
             if not (pd.api.types.is_scalar(text) and pd.isna(text)):
@@ -491,7 +493,7 @@ def _aligned_texts(texts: Any, items: Vocabulary, name: str) -> NDArray[np.objec
     if texts is None:
         return None
     if not isinstance(texts, Mapping | pd.Series):
-        raise TypeError(f"{name} is a {type(texts).__name__}: give a dict or Series, item id -> text")
+        raise TypeError(f"{name} is a {type(texts).__name__}; it must be a dict or Series from item id to text")
     keys = as_series(texts.index if isinstance(texts, pd.Series) else list(texts.keys()))
     repeated = keys.duplicated().to_numpy()
     if repeated.any():
@@ -512,7 +514,7 @@ def _aligned_texts(texts: Any, items: Vocabulary, name: str) -> NDArray[np.objec
 def _most_frequent(counts: NDArray[np.int64], n: int, name: str) -> NDArray[np.intp]:
     """Return, ascending, the n indices with the highest counts; never one without ratings."""
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"{name}={n!r}: it is a whole number of at least 1")
+        raise ValueError(f"{name} is {n!r}; it must be a whole number of at least 1")
     order = np.argsort(-counts, kind="stable")[: min(n, int((counts > 0).sum()))]
     return np.sort(order)
 
@@ -522,5 +524,5 @@ def _check_valid(valid: Any) -> None:
     whole = isinstance(valid, int | np.integer)
     if not number or not (valid >= 1 if whole else 0 < valid < 1):
         raise ValueError(
-            f"valid={valid!r}: it is a share between 0 and 1, such as 0.2, or a number of rows, such as 20000"
+            f"valid is {valid!r}; it must be a share between 0 and 1, such as 0.2, or a number of rows, such as 20000"
         )

@@ -65,7 +65,7 @@ def load_movielens(path: str | PathLike[str] | None = None) -> Ratings:
     if source.is_dir():
         return _load_from_names(source, [p for d in ("*", "*/*") for p in sorted(source.glob(d))])
     if not source.exists():
-        raise FileNotFoundError(f"{source} is not there: give a folder or zip file of MovieLens")
+        raise FileNotFoundError(f"{source} does not exist; it must be a folder or zip file of MovieLens")
     if any(source.name == ratings for ratings, _ in MOVIELENS_FILES):
         movies = dict(MOVIELENS_FILES)[source.name]
         return _load_from_names(source.parent, [source, source.with_name(movies)])
@@ -75,7 +75,7 @@ def load_movielens(path: str | PathLike[str] | None = None) -> Ratings:
             entries = [zipfile.Path(archive, n) for n in sorted(names, key=lambda n: n.count("/"))]
             return _load_from_names(source, entries)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{source} is not a zip file, or damaged ({error}): load it anew") from error
+        raise ValueError(f"{source} is not a zip file, or damaged ({error}); download it again") from error
 
 
 def _load_packaged() -> Ratings:
@@ -154,7 +154,7 @@ def _read_ratings(file: AnyPath) -> pd.DataFrame:
 
 
 def _first_bad(file: AnyPath, options: Mapping[str, Any]) -> str | None:
-    """Return which value of a ratings file is no number; read again, slowly, as text."""
+    """Find the first value of a ratings file that is not a number; read again, slowly, as text."""
     try:
         with _open(file) as stream:
             text = pd.read_csv(stream, dtype=str, keep_default_na=False, **options)

@@ -174,7 +174,7 @@ def pieces(model: Model, side: str, weights: Weights, rows: np.ndarray) -> dict[
     names = model.tables(side)
     ends = np.cumsum([width(weights[name]) for name in names])[:-1]
     cut = zip(names, np.split(rows, ends, axis=-1), strict=True)
-    return {name: piece.reshape(*rows.shape[:-1], *weights[name].shape[1:]) for name, piece in cut}
+    return {name: piece.reshape((*rows.shape[:-1], *weights[name].shape[1:])) for name, piece in cut}
 
 
 def solve(

@@ -100,12 +100,12 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return list(zip(names, widths[:-1], widths[1:], strict=True))",
     ): "all three are as long by construction; it documents",
     (
-        "backends/numba_kernels.py", "> -> >= #2",
+        "backends/numba/adam.py", "> -> >= #2",
         "usable = sums[steps, 6] > 1e-200 and beta1 > 0.0",
     ): "with beta1 = 0 the sums are 0, and idle rows do not move: a replay does the same at length",
     (
-        "backends/numba_kernels.py", "users -> items",
-        "score = _zero(users)",
+        "backends/numba/tiles.py", "users -> items",
+        "score = zero_vector(users)",
     ): "only the dtype is read, and both tables have the same",
     (
         "backends/numba/program.py", "1 -> 2",
@@ -141,26 +141,26 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "how often a call comes back changes no step",
     (
         "backends/numba/program.py", "not left out",
-        "if not self.optimizer.sparse:  # where no row is ever behind",
+        "if not self.optimizer.sparse:  # sparse rows are never behind",
     ): "without the sums rows are replayed, to the same result at length; sparse rows never read them",
     (
         "backends/numba/program.py", "1 -> 2",
         "block = max(1, _BLOCK // batch_size)",
     ): "how many steps lie between two replays changes none of them",
     (
-        "backends/numba_kernels.py", "arguments of _plus swapped",
-        "_plus(early[1], late[0] * early[1] + late[1] * early[3]),",
+        "backends/numba/sgd.py", "arguments of plus swapped",
+        "plus(early[1], late[0] * early[1] + late[1] * early[3]),",
     ): "a sum",
     (
-        "backends/numba_kernels.py", "arguments of _plus swapped",
-        "_store(w, s, k, _plus(wk, a * wk + b * _load(table, row, W + k)))",
+        "backends/numba/sgd.py", "arguments of plus swapped",
+        "store(w, s, k, plus(wk, a * wk + b * load(table, row, W + k)))",
     ): "a sum",
     (
-        "backends/numba_kernels.py", "0 -> 1",
+        "backends/numba/epoch.py", "0 -> 1",
         "if one >= 0:",
     ): "the column behind the factors is 1 at least, and -1 where there is none",
     (
-        "backends/numba_kernels.py", "2 -> 3 #2",
+        "backends/numba/adam.py", "2 -> 3 #2",
         "b1, b2, more1, more2 = powers[gap, 0], powers[gap, 1], powers[gap, 2], powers[gap, 3]",
     ): "float64 rounds nothing off that would be left there; in float32 it is a last place, once a call",
     (
@@ -237,7 +237,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "a lower bound lets more groups be gone through, and finds the same",
     (
         "backends/numba/top.py", "left out",
-        "_offer(highest[group], group, top, where, n)",
+        "_insert(highest[group], group, top, where, n)",
     ): "a lower bound lets more groups be gone through, and finds the same",
     (
         "backends/numba/top.py", "< -> <=",

@@ -8,27 +8,19 @@ import numpy as np
 
 from minicf.backends import base
 from minicf.data.bags import Batch
-from minicf.models import Model, Weights
-from minicf.solvers import Part, Progress, Solver
+from minicf.models import Weights
+from minicf.solvers import Part, Progress
 
 
 class Composed(base.Program):
     """Compose a program of the reference's array operations, on the device that is current when it is made."""
 
-    def __init__(
-        self,
-        model: Model,
-        solver: Solver | None,
-        weights: Weights,
-        seed: int = 0,
-        dtype: Any = "float32",
-        n_threads: int | None = None,
-    ) -> None:
+    def allocate(self, weights: Weights) -> None:
         import cupy
 
         self.xp = cupy
         self._device = cupy.cuda.Device()
-        super().__init__(model, solver, weights, seed, dtype, n_threads)
+        super().allocate(weights)
 
     def run(self, data: Any, part: Part) -> Progress:
         with self._device:

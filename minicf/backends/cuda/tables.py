@@ -17,8 +17,7 @@ from minicf.data.bags import Batch
 from minicf.losses import SQUARED_ERROR
 from minicf.models import Weights
 from minicf.optim import SGD, Adam, Optimizer
-from minicf.schedules import Pace
-from minicf.solvers import Part, Progress, Solver
+from minicf.solvers import Part, Progress
 from minicf.tiles import Tiles as TiledRatings
 
 PLAN = np.dtype([(name, "i4") for name in ("n", "batch", "steps", "users", "rows", "parts", "by_side", "bits")])
@@ -131,25 +130,16 @@ class Tables(base.Program):
     tape_width = 0
     resident = True  # keep rows in shared memory where they fit
 
-    def __init__(
-        self,
-        model: Any,
-        solver: Solver | None,
-        weights: Weights,
-        seed: int = 0,
-        dtype: Any = "float32",
-        n_threads: int | None = None,
-    ) -> None:
+    model: Any
+
+    def allocate(self, weights: Weights) -> None:
         import cupy
 
         self.xp = cupy
-        self.model, self.solver, self.seed, self.dtype = model, solver, seed, np.dtype(dtype)
-        optimizer: Optimizer | None = getattr(solver, "optimizer", None)
-        self.optimizer = optimizer
-        self.sparse = optimizer is not None and optimizer.sparse
-        self.parameters = model.parameters(model.sizes_of(weights))
-        self.t, self.pace = 0, Pace(0.0 if optimizer is None else optimizer.lr)
         self._device = cupy.cuda.Device()
+        model, optimizer = self.model, getattr(self.solver, "optimizer", None)
+        self.optimizer: Optimizer | None = optimizer
+        self.sparse = optimizer is not None and optimizer.sparse
         self.n_users, self.n_items = len(weights["user_factors"]), len(weights["item_factors"])
         self.adam = isinstance(optimizer, Adam)
         self.biases = "user_bias" in weights
@@ -165,7 +155,7 @@ class Tables(base.Program):
         self.tables = 4 if decay == "decoupled" else 1
         rating_range = getattr(model, "rating_range", None)  # a hybrid's heads have their own
         low, high = rating_range or (0.0, 0.0)
-        loss = SQUARED_ERROR if solver is None else solver.loss
+        loss = SQUARED_ERROR if self.solver is None else self.solver.loss
         values = {
             "mean": getattr(model, "global_mean", 0.0), "low": low, "high": high, "decay": decays,
             "decay_kind": device.DECAYS[decay], "loss": device.LOSSES[type(loss)],

@@ -26,7 +26,6 @@ from minicf.data.bags import Batch
 from minicf.losses import SQUARED_ERROR, Logistic, Loss, SquaredError
 from minicf.models import Dot, DotBias, Hybrid, Model, Net, Weights
 from minicf.optim import SGD, Adam, Optimizer
-from minicf.schedules import Pace
 from minicf.solvers import Gradient, Part, Progress, Solver
 from minicf.threads import count_threads, one_blas_thread
 from minicf.tiles import Tiles
@@ -121,24 +120,15 @@ def _parts(model: Any) -> tuple[Dot | None, int, float, list[tuple[str, Net, int
 class Program(base.Program):
     """A model and a gradient solver in compiled code. See the top of the package."""
 
-    def __init__(
-        self,
-        model: Any,
-        solver: Solver | None,
-        weights: Weights,
-        seed: int = 0,
-        dtype: Any = "float32",
-        n_threads: int | None = None,
-    ) -> None:
-        parts = _parts(model)
+    model: Any
+
+    def allocate(self, weights: Weights) -> None:
+        model, solver, parts = self.model, self.solver, _parts(self.model)
         assert parts is not None, "fused() has chosen this program"
-        self.n_threads = count_threads(n_threads)
-        self.model, self.solver, self.seed, self.dtype = model, solver, seed, np.dtype(dtype)
+        self.n_threads: int = count_threads(self.n_threads)
         # Without a solver, for predictions, the tables have no state, and nothing decays.
         self.optimizer: Optimizer = SGD(0.0) if solver is None else solver.optimizer  # type: ignore[attr-defined]
         self._loss = LOSSES[type(SQUARED_ERROR if solver is None else solver.loss)]
-        self.parameters = model.parameters(model.sizes_of(weights))
-        self.t, self.pace = 0, Pace(self.optimizer.lr)
         self._dot, self._dot_index, self._dot_weight, self._net_heads = parts
         self._K = model.n_factors
         self._biases = "user_bias" in weights
