@@ -196,7 +196,7 @@ def test_ctrl_c_while_training_leaves_the_file(ratings, tmp_path, capsys, monkey
     [
         (("recommend", "MODEL", "--user", "u1"), "unknown user 'u1'"),
         (("recommend", "nowhere.npz", "--user", "u1"), "nowhere.npz does not exist"),
-        (("recommend", "RATINGS", "--user", "u1"), "is damaged, or is no minicf file"),
+        (("recommend", "RATINGS", "--user", "u1"), "is damaged, or not a minicf file"),
         (("similar", "MODEL", "--item", "x"), "item is 'x'; it must be an integer"),
         (("similar", "MODEL", "--title", "Film"), "15 titles match 'Film'"),
         (("similar", "MODEL", "--title", "Movie"), "no title contains 'Movie'"),

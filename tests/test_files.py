@@ -214,7 +214,7 @@ def refused(path, match, kind="weights"):
 def test_other_bytes_are_refused(tmp_path, data):
     path = tmp_path / "x"
     path.write_bytes(data)
-    refused(path, "damaged, or is no minicf file")
+    refused(path, "damaged, or not a minicf file")
 
 
 def test_every_truncation_is_refused(saved, tmp_path):
@@ -428,6 +428,7 @@ def test_an_unchanged_checkpoint_is_read(checkpoint):
 
 
 SGD_CONFIG = {"kind": "SGD", "lr": 0.1, "momentum": 0.9}
+ADAM_CONFIG = {"kind": "Adam", "lr": 0.01}
 HEADERS = {
     "no model": {"model": ...},
     "another model": {"model": {"kind": "Dot", "n_factors": 4}},
@@ -436,13 +437,14 @@ HEADERS = {
     "a model that is none": {"model": 7},
     "unknown model": {"model": {"kind": "Tower"}},
     "hybrid of nothing": {"model": {"kind": "Hybrid", "members": [], "output": ""}},
-    "another optimiser": {"optimizer": SGD_CONFIG},
-    "optimiser with other arguments": {"optimizer": {"kind": "SGD", "lr": 1, "rho": 2}},
-    "no optimiser": {"optimizer": None},
+    "another optimizer": {"solver": {"kind": "Gradient", "optimizer": SGD_CONFIG}},
+    "optimizer with other arguments": {"solver": {"kind": "Gradient", "optimizer": {"kind": "SGD", "lr": 1, "rho": 2}}},
+    "no optimizer": {"solver": {"kind": "Gradient", "optimizer": None}},
+    "no solver": {"solver": None},
     "no lr": {"lr": ...},
     "lr of text": {"lr": "fast"},
     "negative lr": {"lr": -1},
-    "negative batch": {"batch_size": -1},
+    "negative batch": {"solver": {"kind": "Gradient", "optimizer": ADAM_CONFIG, "batch_size": -1}},
     "unknown dtype": {"dtype": "float128x"},
     "integer dtype": {"dtype": "int32"},
     "seed of text": {"seed": "x"},
@@ -471,13 +473,13 @@ ARRAYS = {
 
 @pytest.mark.parametrize("changes", HEADERS.values(), ids=HEADERS)
 def test_a_checkpoint_with_a_wrong_header_is_refused(checkpoint, changes):
-    with pytest.raises(FileError, match="is no whole checkpoint"):
+    with pytest.raises(FileError, match="is not a valid checkpoint"):
         minicf.Trainer.load(changed(checkpoint, changes), backend="numpy")
 
 
 @pytest.mark.parametrize("changes", ARRAYS.values(), ids=ARRAYS)
 def test_a_checkpoint_with_wrong_arrays_is_refused(checkpoint, changes):
-    with pytest.raises(FileError, match="is no whole checkpoint"):
+    with pytest.raises(FileError, match="is not a valid checkpoint"):
         minicf.Trainer.load(changed(checkpoint, arrays_changes=changes), backend="numpy")
 
 
