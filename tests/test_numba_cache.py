@@ -381,13 +381,17 @@ RACE = """
     from minicf.backends.numba import program
     from minicf.data import Batch
 
-    folder, me, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    (folder / me).touch()
-    while len(list(folder.iterdir())) < n:
-        time.sleep(0.001)
+    folder, me, n, widths = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+
+    def together(step):
+        (folder / f"{n}-{step}-{me}").touch()
+        while len(list(folder.glob(f"{n}-{step}-*"))) < n:
+            time.sleep(0.0005)
+
     user, item = np.repeat(np.arange(3, dtype=np.int32), 4), np.tile(np.arange(4, dtype=np.int32), 3)
     wrong, misses = [], 0
-    for k in range(1, 13):
+    for k in range(1 + me, 1 + widths, n):
+        together(k - me)
         model = Dot(k)
         weights = {name: np.full(shape, 1.0) for name, shape in model.shapes(3, 4).items()}
         found = program.compile(model, SGD(0.1), weights).predict(Batch(user, item))
@@ -398,18 +402,20 @@ RACE = """
 
 
 def test_processes_that_compile_at_once_read_no_others_kernel(tmp_path):
-    """Each K is a kernel of its own, all of one factory."""
-    n = 4
+    """Each width is a kernel of its own, all of one factory; at each step the processes compile different ones."""
+    n, widths = 4, 24
     (tmp_path / "ready").mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", textwrap.dedent(RACE), str(tmp_path / "ready")]
-    at_once = [subprocess.Popen([*command, str(k), str(n)], env=environment, stdout=subprocess.PIPE) for k in range(n)]
-    for each in at_once:
-        out, _ = each.communicate(timeout=300)
+
+    def start(me: int, n: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", textwrap.dedent(RACE), *map(str, (tmp_path / "ready", me, n, widths))]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+
+    for each in [start(me, n) for me in range(n)]:
+        assert each.communicate(timeout=300)[0] == f"[] {widths // n}\n".encode()
         assert each.returncode == 0
-        assert out.startswith(b"[] ")
-    later = subprocess.run([*command, "0", "1"], env=environment, capture_output=True, text=True, check=True)
-    assert later.stdout == "[] 0\n"  # every kernel was there, and was its own
+    later = start(0, 1)
+    assert later.communicate(timeout=300)[0] == b"[] 0\n"  # every kernel was there, and was its own
     assert {path.suffix for path in (tmp_path / "cache" / "minicf").iterdir()} == {".nbc"}
 
 
