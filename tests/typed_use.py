@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, ClassVar, assert_type
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 import minicf
-from minicf import explain, metrics
+from minicf import checking, explain, metrics
 from minicf.backends.base import Program
-from minicf.data import Bags
-from minicf.models import Model
+from minicf.models import Score, Weights
+from minicf.ops import Array
 
 
 class Best(minicf.Callback):
@@ -24,6 +26,129 @@ class Best(minicf.Callback):
 
     def on_epoch_end(self, trainer: minicf.Trainer, row: dict[str, Any]) -> bool:
         return bool(row["train_mse"] < 0.5)
+
+
+@minicf.register
+@dataclass(frozen=True)
+class AbsoluteError(minicf.Loss):
+    """A loss of one's own."""
+
+    metric: ClassVar[str] = "mae"
+
+    def value_and_slope(self, y: Array, target: Array) -> tuple[Array, Array]:
+        xp = minicf.ops.namespace(y)
+        return xp.abs(y - target), xp.sign(y - target)
+
+
+@minicf.register
+@dataclass(frozen=True)
+class Bias(minicf.Model):
+    """A model of one's own."""
+
+    def parameters(self, sizes: Mapping[str, int]) -> dict[str, minicf.Parameter]:
+        return {"item_bias": minicf.Parameter((sizes["item"],), "item", init=("normal", 0.0, 0.1))}
+
+    def forward(self, w: Weights, batch: minicf.Batch, masks: Any = None) -> tuple[Array, Any]:
+        return minicf.ops.gather(w["item_bias"], batch.item), batch
+
+    def backward(self, w: Weights, cache: Any, d_y: Array) -> Weights:
+        return {"item_bias": minicf.ops.gather_backward(d_y, cache.item, w["item_bias"])}
+
+
+@minicf.register
+@dataclass(frozen=True)
+class AdaGrad(minicf.Optimizer):
+    """An optimizer of one's own."""
+
+    lr: float = 0.01
+
+    def slots(self) -> tuple[str, ...]:
+        return ("squares",)
+
+    def update(self, w: Array, g: Array, slots: Weights, t: int, lr: float, table: bool) -> Array:
+        slots["squares"] = slots["squares"] + g * g
+        return w - lr * g / (slots["squares"] ** 0.5 + 1e-10)
+
+
+@minicf.register
+@dataclass(frozen=True)
+class Means(minicf.Solver):
+    """A solver of one's own: each item's mean."""
+
+    def parts(self, data: Any, seed: int, epoch: int, program: Program) -> Iterator[minicf.Part]:
+        yield minicf.Part("item", np.unique(data.item))
+
+    def run(self, program: Program, data: Any, part: minicf.Part) -> minicf.Progress:
+        for row in part.rows:
+            program.w["item_bias"][row] = data.target[data.item == row].mean()
+        return assert_type(program.measure(data), minicf.Progress)
+
+
+def own_parts(train: minicf.Ratings, seen: minicf.Bags) -> None:
+    """What somebody's own model, loss, optimizer and solver hold and are asked."""
+    table = assert_type(minicf.Batch.of(train, {"seen": seen}), minicf.Batch)
+    assert_type((table.size, table.rows("user"), table.take([0]).weight), tuple[int, Any, Any])
+    assert_type(table.bags, Mapping[str, minicf.Bags])
+    assert_type((table.user, table.item, table.target), tuple[Any, Any, Any])
+    bags = assert_type(minicf.Bags.of(train.user, train.item, train.n_users, "user"), minicf.Bags)
+    assert_type((bags.start, bags.index, bags.side), tuple[np.ndarray, np.ndarray, str])
+    assert_type(minicf.Bags.empty(3).take(bags.index), minicf.Bags)
+
+    model: minicf.Model = Bias()
+    assert_type((model.heads, model.head_weights, model.output), tuple[tuple[str, ...], tuple[float, ...], str])
+    assert_type((model.rating_range, model.global_mean), tuple[tuple[float, float] | None, float])
+    parameter = model.parameters({"user": 2, "item": 3})["item_bias"]
+    assert_type((parameter.shape, parameter.rows), tuple[tuple[int, ...], str | None])
+    assert_type(parameter.init, tuple[str, float, float])
+    assert_type(model.shapes(2, 3), dict[str, tuple[int, ...]])
+    w = assert_type(model.init_weights(2, 3, seed=1), dict[str, np.ndarray])
+    assert_type(model.sizes_of(w), dict[str, int])
+    assert_type((model.tables("item"), model.summary(2, 3)), tuple[list[str], pd.DataFrame])
+    assert_type(model.output_head(w)[0], minicf.Model)
+    assert_type((model.check_head(None), model.dropout_masks(0, 1, 8, "float32")), tuple[str, Any])
+    assert_type(model.scorer(w, {"seen": seen}), Score)
+    y, cache = model.forward(w, table)
+    model.backward(w, cache, y)
+    model.predict(w, table, None)
+
+    for loss in (AbsoluteError(), minicf.SquaredError(), minicf.Logistic()):
+        loss.check_targets(train.rating)
+        assert_type(loss(y, table), tuple[Any, Any])
+        assert_type(loss.value_and_slope(y, table.target), tuple[Any, Any])
+        assert_type((loss.metric, loss.measures(y, train.rating)), tuple[str, dict[str, float]])
+        draw: Callable[[int], Array] = np.zeros
+        assert_type(loss.examples(table, draw), minicf.Batch)
+        loss.response(y)
+
+    optimizer: minicf.Optimizer = AdaGrad(0.1)
+    assert_type((optimizer.lr, optimizer.decay, optimizer.sparse), tuple[float, str, bool])
+    assert_type(optimizer.weight_decay, float | Mapping[str, float])
+    assert_type((optimizer.slots(), optimizer.decay_of("item_bias")), tuple[tuple[str, ...], float])
+    state = assert_type(optimizer.init_state(w), dict[str, Any])
+    optimizer.step(w, w, state, 1, 0.1, {}, 8)
+    optimizer.update(y, y, state, 1, 0.1, True)
+
+    gradient = minicf.Gradient(optimizer, minicf.Logistic(), batch_size=8, shuffle="tiles")
+    assert_type((gradient.optimizer, gradient.batch_size, gradient.lr), tuple[minicf.Optimizer, int, float])
+    assert_type(gradient.shuffle, bool | str)
+    assert_type(gradient.ordered(False), minicf.Gradient)
+    solver: minicf.Solver = Means()
+    solver.check(model)
+    assert_type(solver.loss, minicf.Loss)
+    assert_type(solver.init_state(w), dict[str, Any])
+    assert_type(solver.ordered(True), minicf.Solver)
+    trainer = minicf.Trainer(model, solver)
+    assert_type(trainer.solver, minicf.Solver)
+    assert_type(solver.penalty(trainer.program, {"user": train.user_counts()}), float)
+    data = solver.prepare(train)
+    for part in solver.parts(data, 0, 0, trainer.program):
+        assert_type((part.kind, part.rows), tuple[str, Any])
+        assert_type(part.rates, np.ndarray | float)
+        done = assert_type(solver.run(trainer.program, data, part), minicf.Progress)
+        assert_type((done.loss, done.n, done.steps, done.failed_step), tuple[np.ndarray, int, int, int])
+        assert_type(done.failed_rate, float | None)
+    report = assert_type(minicf.check_gradients(model, loss=AbsoluteError()), checking.GradientReport)
+    assert_type((report.ok, report.error), tuple[bool, float])
 
 
 def trained(path: Path) -> minicf.Trainer:
@@ -34,8 +159,11 @@ def trained(path: Path) -> minicf.Trainer:
     assert_type(ratings.users.index(1), int)
     assert_type(ratings.users.index([1, 2]), NDArray[np.int64])
     assert_type(ratings.users, minicf.Vocabulary)
+    assert_type((ratings.users.fingerprint, ratings.users.matches(train.users)), tuple[str, bool])
     minicf.Net(8, hidden=(16,), dropout=(0.1, 0.2), rating_range=(0.5, 5.5))
     hybrid = minicf.Hybrid({"net": (minicf.Net(8), 0.2), "dot": (minicf.DotBias(8), 1.0)})
+    assert_type(hybrid.members, Mapping[str, tuple[minicf.Model, float]])
+    trainer = minicf.Trainer(hybrid, minicf.SGD(0.1, momentum=0.9), batch_size=8, loss=minicf.SquaredError())
     trainer = minicf.Trainer(hybrid, minicf.Adam(0.01, weight_decay={"user_factors": 1e-4}), backend="auto")
     stop = minicf.EarlyStopping(2, min_delta=1e-3)
     callbacks = [Best(), stop, minicf.Checkpoint(path, every=2), minicf.CSVLog("log.csv"), minicf.PrintEpochs()]
@@ -43,12 +171,18 @@ def trained(path: Path) -> minicf.Trainer:
         minicf.OneCycle(0.1, 3), minicf.Cosine(3), minicf.CosineRestarts(1, mult=2), minicf.Step(2, 0.5),
         minicf.Exponential(0.9), minicf.Constant(),
     ):  # fmt: skip
+        general: minicf.Schedule = schedule
+        assert_type((general.factor(np.zeros(1)), general.horizon), tuple[np.ndarray, float | None])
+        assert_type(general.for_fit(3), minicf.Schedule)
         try:
             assert_type(trainer.fit(train, valid, 3, schedule, callbacks=callbacks), minicf.History)
         except minicf.DivergenceError as error:
             assert_type((error.epoch, error.step, error.lr, error.last_loss), tuple[int, int, float, float])
     assert_type((stop.best, stop.best_epoch, stop.stopped), tuple[float, int, bool])
-    trainer.optimizer = minicf.SGD(0.1, momentum=0.9)
+    assert_type(trainer.model, minicf.Model)
+    assert_type((trainer.optimizer, trainer.batch_size), tuple[minicf.Optimizer | None, int | None])
+    assert_type((trainer.users, trainer.items), tuple[minicf.Vocabulary | None, minicf.Vocabulary | None])
+    assert_type(trainer.described(), dict[str, Any])
     assert_type(trainer.lr_find(train).suggestion, float)
     assert_type((trainer.epoch, trainer.backend), tuple[int, str])
     assert_type(trainer.program, Program)
@@ -124,10 +258,10 @@ def recommended(frame: pd.DataFrame, path: Path) -> minicf.Recommender:
     assert_type(recommender.factors("item"), pd.DataFrame)
     assert_type(recommender.nearest([0.0] * 8), pd.DataFrame)
     assert_type((recommender.users_, recommender.items_), tuple[minicf.Vocabulary, minicf.Vocabulary])
-    assert_type(recommender.model_, Model)
+    assert_type(recommender.model_, minicf.Model)
     assert_type(recommender.weights_, dict[str, np.ndarray])
     assert_type(recommender.titles_, np.ndarray | None)
-    assert_type(recommender.seen_, Bags | None)
+    assert_type(recommender.seen_, minicf.Bags | None)
     assert_type(recommender.n_features_in_, int)
     assert_type(recommender.history_, pd.DataFrame)
     assert_type(recommender.rating_range_, tuple[float, float])
@@ -153,6 +287,7 @@ RIGHT = (
     "recommender = minicf.Recommender()",
     "recommender.fit(ratings).recommend([1])",
     "trainer.fit(ratings, schedule=minicf.Cosine(3))",
+    "minicf.Trainer(minicf.Dot(3), minicf.Gradient(minicf.SGD(0.1), minicf.Logistic()))",
     "explain.bias_table(trainer, ratings).head()",
     "minicf.load('x').predict(ratings).mean()",
 )
@@ -161,6 +296,10 @@ WRONG = (
     "minicf.Dot('3')",
     "minicf.Adam('0.1')",
     "minicf.Trainer(minicf.Dot(3), minicf.Dot(3))",
+    "minicf.Trainer(minicf.Dot(3), minicf.SGD(0.1), loss=minicf.SGD(0.1))",
+    "minicf.Gradient(minicf.Logistic())",
+    "minicf.Dot(3).predict({}, 0, 0)",
+    "trainer.optimizer = minicf.SGD(0.1)",
     "trainer.fit(ratings, schedule=3)",
     "trainer.fitt(ratings)",
     "trainer.predict(1, 2).mean()",

@@ -503,6 +503,7 @@ class Recommender(RegressorMixin, BaseEstimator):
             Columns: ``rank``, the id, ``title``, ``score``.
         """
         check_is_fitted(self)
+        self.vocabulary(side)  # refuses another side
         check_unmasked("factors", factors)
         given = np.asarray(factors)
         k = self._neighbors.factors(side).shape[1]
@@ -511,7 +512,6 @@ class Recommender(RegressorMixin, BaseEstimator):
         if vector.shape != (k,) or not np.isfinite(vector).all():
             raise ValueError(f"factors has shape {vector.shape}; it must be {k} finite numbers")
         n = check_int("n", n, 1)
-        self.vocabulary(side)
         found, score = self._neighbors.of_vector(self.scores, side, vector, n, metric)
         return pd.DataFrame({"rank": 1 + np.arange(found.size), **self._lists.named(side, found), "score": score})
 
