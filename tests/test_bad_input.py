@@ -134,7 +134,8 @@ WHOLE = {
     "coverage(n_items)": ("n_items", lambda v: metrics.coverage([0], v)),
 }  # fmt: skip
 NONE_MEANS |= {
-    "Trainer(n_threads)", "Recommender(n_threads)", "Recommender(epochs)", "Recommender(batch_size)",
+    "Trainer(batch_size)", "Trainer(n_threads)",
+    "Recommender(n_threads)", "Recommender(epochs)", "Recommender(batch_size)",
     "cross_validate(k)", "Recommender(early_stopping)", "partial_fit(epochs)",
 }  # fmt: skip
 
@@ -155,7 +156,7 @@ FLAGS = {
     "recommend(exclude_seen)": ("exclude_seen", lambda v: MODEL.recommend(1, exclude_seen=v)),
     "save(seen)": ("seen", lambda v: MODEL.save("never written", seen=v)),
 }
-NONE_MEANS |= {"fit(progress)"}
+NONE_MEANS |= {"fit(progress)", "fit(shuffle)"}
 
 WORDS = {
     "SGD(decay)": ("decay", lambda v: SGD(0.1, decay=v)),

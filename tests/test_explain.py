@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Mapping
 from itertools import combinations, pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -28,11 +29,12 @@ from minicf import (
     explain,
     load_movielens,
 )
-from minicf.data import UnknownIdError
+from minicf.data import Batch, UnknownIdError
 from minicf.explain import pictures, source
-from minicf.models import Model
+from minicf.models import Model, Parameter
 from minicf.train import History
 
+SIDES = ("user", "item")
 N_USERS, N_ITEMS = 23, 31
 RANGE = (0.5, 5.0)
 MODELS = {
@@ -551,30 +553,28 @@ def test_explaining_does_not_change_a_recommender(ratings: Ratings) -> None:
 class Distance(Model):
     """Predicts by the distance between user and item; of no kind that the package knows."""
 
-    n_factors, rating_range, init, global_mean = 4, None, ("normal", 0.0, 0.7), 0.0
+    def parameters(self, sizes: Mapping[str, int]) -> dict[str, Parameter]:
+        return {f"{side}_factors": Parameter((sizes[side], 4), side) for side in SIDES}
 
-    def shapes(self, n_users: int, n_items: int) -> dict[str, tuple[int, ...]]:
-        return {"user_factors": (n_users, 4), "item_factors": (n_items, 4)}
-
-    def forward(self, w: Any, user: Any, item: Any, masks: Any = None) -> Any:
-        return 5.0 - np.square(w["user_factors"][user] - w["item_factors"][item]).sum(axis=1), None
+    def forward(self, w: Any, batch: Batch, masks: Any = None) -> Any:
+        return 5.0 - np.square(w["user_factors"][batch.user] - w["item_factors"][batch.item]).sum(axis=1), None
 
 
 class Only(Distance):
     """Nothing but a number for each user and each item."""
 
-    def shapes(self, n_users: int, n_items: int) -> dict[str, tuple[int, ...]]:
-        return {"user_bias": (n_users,), "item_bias": (n_items,)}
+    def parameters(self, sizes: Mapping[str, int]) -> dict[str, Parameter]:
+        return {f"{side}_bias": Parameter((sizes[side],), side) for side in SIDES}
 
-    def forward(self, w: Any, user: Any, item: Any, masks: Any = None) -> Any:
-        return w["user_bias"][user] * w["item_bias"][item], None
+    def forward(self, w: Any, batch: Batch, masks: Any = None) -> Any:
+        return w["user_bias"][batch.user] * w["item_bias"][batch.item], None
 
 
 class Negative(DotBias):
     """A dot product that predicts in another way: its biases and factors mean the contrary."""
 
-    def forward(self, w: Any, user: Any, item: Any, masks: Any = None) -> Any:
-        y, cache = super().forward(w, user, item, masks)
+    def forward(self, w: Any, batch: Batch, masks: Any = None) -> Any:
+        y, cache = super().forward(w, batch, masks)
         return -y, cache
 
 

@@ -1,6 +1,6 @@
 """Small mistakes put into the source, one at a time; the tests have to notice each.
 
-    python -m tests.campaigns.mutation [--files ops.py models.py ...] [--sample N] [--seed S] [--compiled]
+    python -m tests.campaigns.mutation [--files ops.py losses.py ...] [--sample N] [--seed S] [--compiled]
 
 Mistakes: flipped operators, comparisons and conditions, constants off by one or twice as large, the user's side taken
 for the item's, two arguments swapped, a statement left out. Left out are what cannot change a result: annotations,
@@ -52,7 +52,9 @@ _KERNELS = ("adam", "epoch", "loss", "nets", "program", "sgd", "tiles", "vectors
 
 TESTS: dict[str, tuple[str, ...]] = {
     "ops.py": _PASSES,
-    "models.py": (*_PASSES, "test_model_files"),
+    "losses.py": (*_PASSES, "test_extensions"),
+    **dict.fromkeys((f"models/{name}.py" for name in ("dot", "net", "hybrid")), (*_PASSES, "test_model_files")),
+    "solvers/gradient.py": (*_PASSES, "test_optim_arguments"),
     "optim.py": ("test_optim_arguments", "test_golden", "test_train", "test_model_files"),
     "schedules.py": ("test_schedules",),
     "rng.py": ("test_rng", "test_models", "test_train"),
@@ -96,7 +98,19 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return namespace(a).maximum(a, 0)",
     ): "the larger of two is the larger of two",
     (
-        "models.py", "True -> False",
+        "models/net.py", "1 -> 2",
+        "masks = masks or (None,) * (len(self.hidden) + 1)",
+    ): "one more that is not read",
+    (
+        "models/hybrid.py", "0 -> 1",
+        "return namespace(outputs[0]).stack(outputs), caches",
+    ): "all heads live on the same device",
+    (
+        "solvers/gradient.py", "1 -> 2",
+        "return np.array([float(x) for x in losses.reshape(-1)]), model.backward(w, cache, d_y)  # … (B1)",
+    ): "NumPy takes any negative number for the one that it finds itself",
+    (
+        "models/net.py", "True -> False",
         "return list(zip(names, widths[:-1], widths[1:], strict=True))",
     ): "all three are as long by construction; it documents",
     (
@@ -288,10 +302,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "MIN_ROWS = 8",
     ): "how many users are scored at once changes memory and time",
     (
-        "scoring.py", "False -> True",
-        'return w["user_factors"].astype(np.float32, copy=False), w["item_factors"].astype(np.float32, copy=False)',
-    ): "a copy has the same numbers",
-    (
         "scoring.py", "1 -> 0",
         "if workers == 1:",
     ): "a pool of one thread does the same",
@@ -315,10 +325,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "recommender/fold_in.py", "sides of @ swapped #2",
         "return float(((y - rating) ** 2).sum() + (x - x0) @ a @ (x - x0))",
     ): "a is symmetric",
-    (
-        "recommender/fold_in.py", "'item_' -> 'user_'",
-        'w = {name: value.astype(np.float64) for name, value in w.items() if not name.startswith(("user_", "item_"))}',
-    ): "both sides' tables are put in afterwards",
     (
         "recommender/fold_in.py", "<= -> <",
         "if (new := objective(x + step, y)) <= value or damping > 1e6:",
