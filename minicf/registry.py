@@ -108,7 +108,7 @@ def from_config(config: Any, base: type[Any], noun: str) -> Any:
 
 def _made(value: Any) -> Any:
     if isinstance(value, Mapping):
-        if "kind" in value:
+        if isinstance(value.get("kind"), str):  # else a mapping with an entry of that name: a head, a weight
             return from_config(value, object, "class")
         return {name: _made(x) for name, x in value.items()}
     if isinstance(value, list):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from minicf import SGD, DotBias, Hybrid, Net, Ratings, Recommender, Trainer, explain, load_movielens
-from minicf.models import Model
+from minicf.data import Batch
+from minicf.models import Model, Parameter
 
 pytest.importorskip("plotly", reason="the page needs plotly: pip install 'minicf[explore]'")
 
@@ -308,15 +309,15 @@ def test_the_page_of_the_real_set_is_small_and_opens(browser: Any, tmp_path: Pat
 
 def test_only_models_whose_formula_the_page_has_are_taken(ratings: Ratings, tmp_path: Path) -> None:
     class Negative(DotBias):
-        def forward(self, w: Any, user: Any, item: Any, masks: Any = None) -> Any:
-            y, cache = super().forward(w, user, item, masks)
+        def forward(self, w: Any, batch: Batch, masks: Any = None) -> Any:
+            y, cache = super().forward(w, batch, masks)
             return -y, cache
 
     class Mine(Model):
         n_factors, rating_range, init, global_mean = 4, None, ("normal", 0.0, 0.7), 0.0
 
-        def shapes(self, n_users: int, n_items: int) -> dict[str, tuple[int, ...]]:
-            return {"user_factors": (n_users, 4), "item_factors": (n_items, 4)}
+        def parameters(self, sizes: Mapping[str, int]) -> dict[str, Parameter]:
+            return {f"{side}_factors": Parameter((sizes[side], 4), side) for side in ("user", "item")}
 
     heads = {"dot": (DotBias(4), 0.2), "mine": (Negative(4), 1.0)}
     named = {"Negative": Negative(4), "Mine": Mine(), "Hybrid with the output head Negative": Hybrid(heads)}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import minicf
-from minicf import files
+from minicf import files, registry
 from minicf.files import FileError, load_weights, save_weights
 from tests.cases import ALL_MODELS, Problem
 
@@ -214,7 +214,7 @@ def refused(path, match, kind="weights"):
 def test_other_bytes_are_refused(tmp_path, data):
     path = tmp_path / "x"
     path.write_bytes(data)
-    refused(path, "damaged, or not a minicf file")
+    refused(path, "damaged, or is no minicf file")
 
 
 def test_every_truncation_is_refused(saved, tmp_path):
@@ -429,6 +429,8 @@ def test_an_unchanged_checkpoint_is_read(checkpoint):
 
 SGD_CONFIG = {"kind": "SGD", "lr": 0.1, "momentum": 0.9}
 ADAM_CONFIG = {"kind": "Adam", "lr": 0.01}
+DOT_CONFIG = {"kind": "Dot", "n_factors": 3}
+GRADIENT_CONFIG = {"kind": "Gradient", "optimizer": ADAM_CONFIG, "loss": {"kind": "SquaredError"}, "batch_size": 8}
 HEADERS = {
     "no model": {"model": ...},
     "another model": {"model": {"kind": "Dot", "n_factors": 4}},
@@ -436,15 +438,36 @@ HEADERS = {
     "a model of nonsense": {"model": {"kind": "Dot", "n_factors": "three"}},
     "a model that is none": {"model": 7},
     "unknown model": {"model": {"kind": "Tower"}},
-    "hybrid of nothing": {"model": {"kind": "Hybrid", "members": [], "output": ""}},
-    "another optimizer": {"solver": {"kind": "Gradient", "optimizer": SGD_CONFIG}},
-    "optimizer with other arguments": {"solver": {"kind": "Gradient", "optimizer": {"kind": "SGD", "lr": 1, "rho": 2}}},
-    "no optimizer": {"solver": {"kind": "Gradient", "optimizer": None}},
-    "no solver": {"solver": None},
+    "hybrid of nothing": {"model": {"kind": "Hybrid", "members": {}, "output": ""}},
+    "hybrid of a number": {"model": {"kind": "Hybrid", "members": 7, "output": ""}},
+    "hybrid of an optimizer": {"model": {"kind": "Hybrid", "members": {"a": [SGD_CONFIG, 1.0]}, "output": ""}},
+    "0.1: hybrid of nothing": {"model": {"kind": "Hybrid", "members": [], "output": ""}},
+    "0.1: hybrid of halves": {"model": {"kind": "Hybrid", "members": [["dot", DOT_CONFIG]], "output": "dot"}},
+    "another optimizer": {"solver": GRADIENT_CONFIG | {"optimizer": SGD_CONFIG}},
+    "optimizer with other arguments": {"solver": GRADIENT_CONFIG | {"optimizer": {"kind": "SGD", "lr": 1, "rho": 2}}},
+    "no optimizer": {"solver": GRADIENT_CONFIG | {"optimizer": None}},
+    "an optimizer as solver": {"solver": SGD_CONFIG},
+    "a solver with other arguments": {"solver": GRADIENT_CONFIG | {"x": 1}},
+    "a loss as optimizer": {"solver": GRADIENT_CONFIG | {"optimizer": {"kind": "Logistic"}}},
+    "an optimizer as loss": {"solver": GRADIENT_CONFIG | {"loss": SGD_CONFIG}},
+    "unknown loss": {"solver": GRADIENT_CONFIG | {"loss": {"kind": "Hinge"}}},
+    "unknown order": {"solver": GRADIENT_CONFIG | {"shuffle": "circles"}},
+    "unknown solver": {"solver": {"kind": "Annealing"}},
+    "a solver that is none": {"solver": None},
+    "no solver": {"solver": ...},
+    "0.1: another optimizer": {"solver": ..., "optimizer": SGD_CONFIG, "batch_size": 8},
+    "0.1: optimizer with other arguments": {
+        "solver": ...,
+        "optimizer": {"kind": "SGD", "lr": 1, "rho": 2},
+        "batch_size": 8,
+    },
+    "0.1: no optimizer": {"solver": ..., "optimizer": None, "batch_size": 8},
+    "0.1: negative batch": {"solver": ..., "optimizer": ADAM_CONFIG, "batch_size": -1},
+    "0.1: no batch": {"solver": ..., "optimizer": ADAM_CONFIG},
     "no lr": {"lr": ...},
     "lr of text": {"lr": "fast"},
     "negative lr": {"lr": -1},
-    "negative batch": {"solver": {"kind": "Gradient", "optimizer": ADAM_CONFIG, "batch_size": -1}},
+    "negative batch": {"solver": GRADIENT_CONFIG | {"batch_size": -1}},
     "unknown dtype": {"dtype": "float128x"},
     "integer dtype": {"dtype": "int32"},
     "seed of text": {"seed": "x"},
@@ -469,6 +492,93 @@ ARRAYS = {
     "no step": {"state.step": ...},
     "a step of two": {"state.step": np.array([1, 2])},
 }
+
+
+def test_the_headers_that_the_wrong_ones_are_made_of_are_right(checkpoint):
+    """What is refused below is refused for the change."""
+    for changes in (
+        {"solver": GRADIENT_CONFIG},
+        {"solver": ..., "optimizer": ADAM_CONFIG, "batch_size": 8},
+        {"solver": GRADIENT_CONFIG | {"loss": {"kind": "Logistic"}, "shuffle": False}},
+    ):
+        trainer = minicf.Trainer.load(changed(checkpoint, changes), backend="numpy")
+        assert (trainer.optimizer, trainer.batch_size, trainer.epoch) == (minicf.Adam(0.01), 8, 2)
+
+
+HYBRID = minicf.Hybrid({
+    "net": (minicf.Net(3, hidden=(4,), dropout=(0.1, 0.2)), 0.2),
+    "dot": (minicf.DotBias(3, global_mean=3.0), 1.0),
+})  # fmt: skip
+V1_HYBRID = {
+    "kind": "Hybrid",
+    "members": [
+        ["net", {
+            "kind": "Net", "n_factors": 3, "hidden": [4], "dropout": [0.1, 0.2], "rating_range": None,
+            "init": ["uniform", -0.01, 0.01], "global_mean": 0.0, "dense_init": "glorot",
+        }, 0.2],
+        ["dot", {
+            "kind": "DotBias", "n_factors": 3, "rating_range": None, "init": ["uniform", -0.01, 0.01],
+            "global_mean": 3.0,
+        }, 1.0],
+    ],
+    "output": "dot",
+}  # fmt: skip
+"""`HYBRID` as version 0.1 wrote it."""
+
+
+def test_a_checkpoint_of_version_0_1_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    problem = Problem()
+    ratings = minicf.Ratings(*problem.ratings(), problem.n_users, problem.n_items)
+    optimizer = minicf.Adam(0.01, weight_decay={"user_factors": 0.1})
+    trainer = minicf.Trainer(HYBRID, optimizer, backend="numpy", seed=4, batch_size=8)
+    trainer.fit(ratings, ratings, 2, minicf.Cosine(4), callbacks=[minicf.EarlyStopping()])
+    trainer.save(tmp_path / "new.npz")
+    new, arrays = files.read(tmp_path / "new.npz", "checkpoint")
+    header = {
+        "model": V1_HYBRID,
+        "optimizer": {
+            "kind": "Adam", "lr": 0.01, "betas": [0.9, 0.999], "eps": 1e-08, "weight_decay": {"user_factors": 0.1},
+            "decay": "l2", "sparse": False,
+        },
+        "batch_size": 8, "dtype": "float32", "seed": 4, "lr": 0.01, "epoch": 2, "history": new["history"],
+        "callbacks": {"EarlyStopping0": {
+            "best": new["history"][1]["valid_mse"], "best_epoch": 2, "waited": 0, "stopped": False,
+        }},
+        "schedule": [{"kind": "Cosine", "epochs": 4, "low": 0.0}, 2],
+    }  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "VERSION", 1)
+        files.write(tmp_path / "old.npz", "checkpoint", header, arrays)
+    assert files.read(tmp_path / "old.npz", "checkpoint")[0] == {
+        **header, "format": "minicf checkpoint", "version": 1,
+    }  # fmt: skip
+    old = minicf.Trainer.load(tmp_path / "old.npz", backend="numpy")
+    assert (old.model, old.optimizer, old.batch_size, old.lr, old.epoch) == (HYBRID, optimizer, 8, 0.01, 2)
+    assert old.solver == trainer.solver
+    assert list(old.model.heads) == ["net", "dot"]
+    assert old.history.rows == trainer.history.rows
+    assert same(old.weights, trainer.weights)
+    stops = minicf.EarlyStopping(), minicf.EarlyStopping()
+    for one, stop in zip((trainer, old), stops, strict=True):
+        one.fit(ratings, ratings, 2, minicf.Cosine(4), callbacks=[stop])
+    assert stops[0].best_epoch == stops[1].best_epoch
+    assert same(old.weights, trainer.weights)
+    assert same(old.program.state(), trainer.program.state())
+    assert [row["lr"] for row in old.history.rows] == [row["lr"] for row in trainer.history.rows]
+
+
+def test_an_entry_called_kind_is_no_class(tmp_path):
+    """A head of a hybrid, and a weight with a decay, may have the name that stands for classes in a header."""
+    model = minicf.Hybrid({"kind": (minicf.Dot(3), 1.0), "net": (minicf.Net(3), 0.5)})
+    problem = Problem()
+    ratings = minicf.Ratings(*problem.ratings(), problem.n_users, problem.n_items)
+    trainer = minicf.Trainer(model, minicf.SGD(0.1), backend="numpy")
+    trainer.fit(ratings)
+    trainer.save(tmp_path / "c.npz")
+    assert minicf.Trainer.load(tmp_path / "c.npz", backend="numpy").model == model
+    optimizer = minicf.SGD(0.1, weight_decay={"kind": 0.5})
+    config = json.loads(json.dumps(registry.to_config(optimizer)))
+    assert registry.from_config(config, minicf.Optimizer, "optimizer") == optimizer
 
 
 @pytest.mark.parametrize("changes", HEADERS.values(), ids=HEADERS)

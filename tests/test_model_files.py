@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from minicf import SGD, Adam, Cosine, DotBias, Net
+from minicf import SGD, Adam, Cosine, DotBias, Hybrid, Net
 from minicf import files as storage
 from minicf.files import FileError, load_weights
 from minicf.recommender import Recommender, load
@@ -123,7 +123,7 @@ def test_what_the_file_says(tmp_path):
     header, arrays = storage.read(tmp_path / "m.npz", "recommender")
     assert {"minicf", "python", "numpy", "pandas"} <= set(header["versions"])
     assert header["version"] == storage.VERSION
-    # The keys of version 0.1: its files load here, and files of today load there.
+    # The keys of version 0.1, whose files load here.
     assert header.keys() == {
         "format", "version", "arguments", "model", "mean", "deviation", "unit", "rating_range", "n_ratings",
         "n_features_in", "history", "ids", "titles", "seen", "versions",
@@ -145,6 +145,53 @@ def test_tables_in_parquet(tmp_path, side):
     first = trained(30)
     first.factors(side).to_parquet(tmp_path / "t.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "t.parquet"), first.factors(side), check_dtype=False)
+
+
+def test_a_file_of_version_0_1(tmp_path, monkeypatch):
+    hybrid = Hybrid({"net": (Net(3, hidden=(4,), dropout=(0.1, 0.2)), 0.2), "dot": (DotBias(3), 1.0)})
+    first = trained(30, model=hybrid, optimizer=SGD(0.01, weight_decay={"user_bias": 0.1}), schedule=Cosine(low=0.1))
+    first.save(tmp_path / "new.npz")
+    new, arrays = storage.read(tmp_path / "new.npz", "recommender")
+
+    def members(mean):
+        factors = {"n_factors": 3, "rating_range": None, "init": ["uniform", -0.01, 0.01], "global_mean": mean}
+        net = {"kind": "Net", "hidden": [4], "dropout": [0.1, 0.2], "dense_init": "glorot", **factors}
+        return [["net", net, 0.2], ["dot", {"kind": "DotBias", **factors}, 1.0]]
+
+    header = {
+        "arguments": {
+            "backend": "numpy", "batch_size": 64, "duplicates": "error", "early_stopping": None, "epochs": 2,
+            "item": "movieId", "model": {"kind": "Hybrid", "members": members(0.0), "output": "dot"}, "n_factors": 8,
+            "n_threads": None, "random_state": 0, "rating": "rating", "unknown": "bias", "user": "userId",
+            "validation_fraction": 0.1, "verbose": False, "schedule": {"kind": "Cosine", "epochs": None, "low": 0.1},
+            "optimizer": {
+                "kind": "SGD", "lr": 0.01, "momentum": 0.0, "nesterov": False, "weight_decay": {"user_bias": 0.1},
+                "decay": "l2", "sparse": False,
+            },
+        },
+        "model": {"kind": "Hybrid", "members": members(first.mean_), "output": "dot"},
+        "mean": first.mean_, "deviation": first.std_, "unit": first.unit_, "rating_range": [1.0, 5.0],
+        "n_ratings": first.n_ratings_, "n_features_in": first.n_features_in_, "history": new["history"],
+        "ids": {"user": "text", "item": "int"}, "titles": True, "seen": True,
+        "versions": {"minicf": "0.1.0", "python": "3.11.7", "numpy": "2.4.6", "pandas": "3.1.1"},
+    }  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "VERSION", 1)
+        storage.write(tmp_path / "old.npz", "recommender", header, arrays)
+    assert storage.read(tmp_path / "old.npz", "recommender")[0]["version"] == 1
+    old = load(tmp_path / "old.npz")
+    assert old.get_params() == first.get_params()
+    assert old.model_ == first.model_
+    assert list(old.model_.heads) == ["net", "dot"]
+    assert (old.mean_, old.std_, old.unit_, old.n_ratings_) == (first.mean_, first.std_, first.unit_, first.n_ratings_)
+    np.testing.assert_array_equal(old.predict(pairs(first)), first.predict(pairs(first)))
+    users = first.users_.ids
+    pd.testing.assert_frame_equal(old.recommend(users, 4), first.recommend(users, 4))
+    frame = pd.DataFrame({"userId": users[:5], "movieId": 1, "rating": 4.0})
+    ours, theirs = old.partial_fit(frame), first.partial_fit(frame)
+    np.testing.assert_array_equal(ours.predict(pairs(first)), theirs.predict(pairs(first)))
+    old.save(tmp_path / "again.npz")
+    assert storage.read(tmp_path / "again.npz", "recommender")[0]["version"] == storage.VERSION
 
 
 def test_refusals_name_the_file_and_the_reason(tmp_path):

@@ -37,7 +37,7 @@ def write(path: str | os.PathLike[str], recommender: Recommender, seen: bool) ->
         "arguments": _plain(recommender.get_params(deep=False)),
         "model": registry.to_config(recommender.model_),
         "mean": recommender.mean_,
-        "deviation": recommender.std_,  # the key of version 0.1, so that both versions read both's files
+        "deviation": recommender.std_,  # the key of version 0.1, whose files are read here
         "unit": recommender.unit_,
         "rating_range": list(recommender.rating_range_),
         "n_ratings": recommender.n_ratings_,
