@@ -122,8 +122,9 @@ LISTS = """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout)
     import numpy as np
     from minicf import scoring
+    from minicf.models.scorers import by_products
     eye, items = np.eye(5, dtype=np.float32), np.arange(20, dtype=np.float32).reshape(4, 5)
-    print(scoring.top_n(scoring.by_products(eye, items), np.arange(5), 4, 2)[0].ravel().tolist())
+    print(scoring.top_n(by_products(eye, items), np.arange(5), 4, 2)[0].ravel().tolist())
 """
 
 
