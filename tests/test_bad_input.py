@@ -109,6 +109,8 @@ WHOLE = {
     "summary(n_users)": ("n_users", lambda v: Dot(2).summary(v, 3)),
     "init_weights(n_items)": ("n_items", lambda v: Dot(2).init_weights(3, v)),
     "Trainer(batch_size)": ("batch_size", lambda v: trainer(batch_size=v)),
+    "Gradient(batch_size)": ("batch_size", lambda v: minicf.Gradient(SGD(0.1), batch_size=v)),
+    "shapes(n_users)": ("n_users", lambda v: Dot(2).shapes(v, 3)),
     "Trainer(n_threads)": ("n_threads", lambda v: trainer(n_threads=v)),
     "fit(epochs)": ("epochs", lambda v: fit(epochs=v)),
     "lr_find(steps)": ("steps", lambda v: FITTED.lr_find(RATINGS, steps=v)),
@@ -156,7 +158,7 @@ FLAGS = {
     "recommend(exclude_seen)": ("exclude_seen", lambda v: MODEL.recommend(1, exclude_seen=v)),
     "save(seen)": ("seen", lambda v: MODEL.save("never written", seen=v)),
 }
-NONE_MEANS |= {"fit(progress)", "fit(shuffle)"}
+NONE_MEANS |= {"fit(progress)"}
 
 WORDS = {
     "SGD(decay)": ("decay", lambda v: SGD(0.1, decay=v)),
@@ -165,6 +167,7 @@ WORDS = {
     "Trainer(backend)": ("backend", lambda v: Trainer(Dot(2), SGD(0.1), backend=v)),
     "Trainer(dtype)": ("dtype", lambda v: trainer(dtype=v)),
     "fit(shuffle)": ("shuffle", lambda v: fit(shuffle=v)),
+    "Gradient(shuffle)": ("shuffle", lambda v: minicf.Gradient(SGD(0.1), shuffle=v)),
     "from_frame(duplicates)": ("duplicates", lambda v: Ratings.from_frame(FRAME, duplicates=v)),
     "from_frame(user)": ("", lambda v: Ratings.from_frame(FRAME, user=v)),
     "split(by)": ("by", lambda v: RATINGS.split(by=v)),
@@ -183,17 +186,22 @@ WORDS = {
     "predict(head)": ("head", lambda v: FITTED.predict(0, 0, head=v)),
     "check_gradients(method)": ("method", lambda v: minicf.check_gradients(Dot(2), method=v)),
 }
-NONE_MEANS |= {"similar_items(index)", "predict(head)"}
+NONE_MEANS |= {"similar_items(index)", "predict(head)", "fit(shuffle)"}  # the solver's order
 MEANS = {
     "empty text": {"Hybrid(output)", "predict(head)"},  # the default
-    "True": {"fit(shuffle)"},
+    "True": {"fit(shuffle)", "Gradient(shuffle)"},
     "dict": {"SGD(weight_decay)"},  # of no weight
 }
 """Other answers."""
 
 OBJECTS = {
     "Trainer(model)": lambda v: Trainer(v, SGD(0.1)),
-    "Trainer(optimizer)": lambda v: Trainer(Dot(2), v),
+    "Trainer(solver)": lambda v: Trainer(Dot(2), v),
+    "Trainer(loss)": lambda v: trainer(loss=v),
+    "Gradient(optimizer)": lambda v: minicf.Gradient(v),
+    "Gradient(loss)": lambda v: minicf.Gradient(SGD(0.1), v),
+    "check_gradients(loss)": lambda v: minicf.check_gradients(Dot(2), loss=v),
+    "register": lambda v: minicf.register(v),
     "Trainer(weights)": lambda v: trainer(weights=v),
     "Trainer(weights by name)": lambda v: trainer(weights={"user_bias": v}),
     "fit(train)": lambda v: trainer().fit(v),
@@ -247,6 +255,8 @@ OBJECTS = {
 RIGHT = {
     "Trainer(weights)": {"None"},
     "Trainer(weights by name)": {"list", "array"},  # biases of one user, of two
+    "Trainer(loss)": {"None"},
+    "check_gradients(loss)": {"None"},
     "fit(valid)": {"None"},
     "fit(schedule)": {"None"},
     "fit(callbacks)": {"dict", "set"},  # empty ones
