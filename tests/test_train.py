@@ -1054,3 +1054,10 @@ def test_an_overflow_is_one_error_and_no_warnings(where, ratings, recwarn):
     with pytest.raises(minicf.DivergenceError):
         trainer(where, optimizer=Adam(1e25)).fit(ratings, epochs=5)
     assert len(recwarn) == 0
+
+
+def test_the_old_name_of_the_solver():
+    with pytest.warns(DeprecationWarning, match="optimizer is now called solver"):
+        assert Trainer(Dot(2), optimizer=SGD(0.1), backend="numpy").optimizer == SGD(0.1)
+    with pytest.raises(ValueError, match="beside a solver"):
+        Trainer(Dot(2), SGD(0.1), optimizer=SGD(0.1), backend="numpy")

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, overload
 
@@ -58,6 +59,8 @@ class Trainer:
     n_threads : int, optional
         The largest number of threads, BLAS's included, where a backend uses several; by default as many as there are
         cores to run on, or what ``OMP_NUM_THREADS`` or ``NUMBA_NUM_THREADS`` says. The result does not depend on it.
+    optimizer : Optimizer, optional
+        The name that `solver` had in version 0.1; deprecated.
 
     Attributes
     ----------
@@ -88,7 +91,7 @@ class Trainer:
     def __init__(
         self,
         model: Model,
-        solver: Optimizer | Solver,
+        solver: Optimizer | Solver | None = None,
         *,
         loss: Loss | None = None,
         backend: str = "auto",
@@ -97,7 +100,13 @@ class Trainer:
         seed: int = 0,
         weights: Mapping[str, np.ndarray] | None = None,
         n_threads: int | None = None,
+        optimizer: Optimizer | None = None,
     ) -> None:
+        if optimizer is not None:
+            if solver is not None:
+                raise ValueError(f"optimizer is {optimizer!r} beside a solver; give one of them, as solver")
+            warnings.warn("optimizer is now called solver; the old name goes in 0.3", DeprecationWarning, stacklevel=2)
+            solver = optimizer
         if not isinstance(model, Model):
             raise TypeError(f"model is {model!r}; it must be a minicf model such as DotBias(50)")
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
