@@ -74,7 +74,7 @@ def atomic(path: str | os.PathLike[str]) -> Any:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         if isinstance(error, OSError) and error.errno:
-            text = f"{error.strerror or error}; it was not written, what was there before is as it was"
+            text = f"{error.strerror or error}; it was not written; the earlier file is unchanged"
             raise OSError(error.errno, text, str(path)) from error
         raise
     with contextlib.suppress(OSError):  # the rename itself, where the system can sync a folder

@@ -52,7 +52,7 @@ def ndcg(hits: ArrayLike, relevant: ArrayLike) -> Array:
 
 
 def average_precision(hits: ArrayLike, relevant: ArrayLike) -> Array:
-    """Return the mean over the relevant items of the precision at the place of each; 0 for an item not in the list.
+    """Return the sum of the precisions at the places of the hits, over the most hits possible: min(relevant, k).
 
     Notes
     -----

@@ -5,7 +5,7 @@ make nothing but registered objects. Classes of your own are registered by a dec
 
     @minicf.register
     @dataclass(frozen=True)
-    class Cosine(minicf.Model):
+    class CosineSimilarity(minicf.Model):
         ...
 """
 

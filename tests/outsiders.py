@@ -1,4 +1,4 @@
-"""What somebody else would write: a loss, a model, an optimizer and a solver, from public names alone.
+"""Define custom classes as a user would: a loss, a model, an optimizer and a solver, from public names alone.
 
 `test_extensions.py` trains with them on every backend. Nothing of minicf but its public names is used here.
 """

@@ -269,7 +269,7 @@ def test_titles_are_drawn_and_follow_the_map(opened: Callable[..., Any]) -> None
 def test_it_is_one_file_that_asks_for_nothing(opened: Callable[..., Any]) -> None:
     page = opened("net")
     assert page.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
-    assert texts(page, "title") == ["A map of what was rated"]
+    assert texts(page, "title") == ["A map of the rated items"]
     assert texts(page, "#color option")[0] == "mean prediction"
 
 

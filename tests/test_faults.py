@@ -136,7 +136,7 @@ def test_a_save_that_fails_leaves_what_was_there(name, trouble, existing, tmp_pa
     assert str(path) in str(error)
     if number is not None:
         assert error.errno == number
-        assert "what was there before is as it was" in str(error)
+        assert "the earlier file is unchanged" in str(error)
     assert {x.name: x.read_bytes() for x in folder.iterdir()} == before
     save(path)  # as soon as the trouble is over
     read(path)

@@ -16,9 +16,9 @@ Array = Any
 
 
 class Bags(NamedTuple):
-    """Lists of indices in compressed rows: row r holds ``index[start[r]:start[r + 1]]``.
+    """Hold lists of indices in compressed rows: row r has ``index[start[r]:start[r + 1]]``.
 
-    Seen items of each user, raters of each item, genres, features: whatever a row has any number of.
+    Examples: the seen items of each user, the raters of each item.
     """
 
     start: np.ndarray
@@ -53,7 +53,7 @@ class Bags(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """B examples: pairs of a user and an item, with targets. Indices are trusted.
+    """Hold B examples: pairs of a user and an item, with targets. Indices are trusted.
 
     The whole table of a training is a Batch too, of which a solver takes rows.
     """
@@ -63,9 +63,9 @@ class Batch(NamedTuple):
     item: Array
     """(B,) int32, rows of the item tables."""
     target: Array = None
-    """(B,) what the model should predict: stars, or 0 and 1. None where only predictions are asked for."""
+    """(B,) targets: stars, or numbers from 0 to 1. None for predicting."""
     weight: Array = None
-    """(B,) how much each example counts in the loss; None for 1 each."""
+    """(B,) weights of the examples in the loss; None for 1 each."""
     bags: Mapping[str, Bags] = MappingProxyType({})
     """Lists of the whole tables by name, in host memory: the batch's rows of them are taken by `rows`."""
 

@@ -1,8 +1,8 @@
 """Explain a trained model: tables and pictures of its weights and predictions, and a page for the browser.
 
-Every function takes a `Trainer`, a fitted `Recommender`, or an object with one of these as ``trainer_``, and returns
-data. With ``ax=``, matplotlib axes or True for a new figure, it also draws them and returns the pair ``(data, axes)``.
-matplotlib, plotly and scikit-learn are imported only when they are needed.
+Functions of a model take a `Trainer`, a fitted `Recommender`, or an object with one of these as ``trainer_``, and
+return data. With ``ax=``, matplotlib axes or True for a new figure, they also draw and return the pair
+``(data, axes)``. matplotlib, plotly and scikit-learn are imported only when they are needed.
 """
 
 from minicf.explain.page import explore

@@ -47,7 +47,7 @@ def explore(
     path: str | os.PathLike[str],
     *,
     layout: str = "pca",
-    title: str = "A map of what was rated",
+    title: str = "A map of the rated items",
     top: int | None = 10_000,
     users: int = 1000,
     seed: int = 0,

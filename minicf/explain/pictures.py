@@ -124,23 +124,36 @@ def draw_curves(ax: Any, frames: Mapping[str, pd.DataFrame], training: bool) -> 
     """Draw the validation error of each run's history, with `training` also the training error, dashed."""
     ax = axes_for(ax, (9, 5.5))
     for (name, frame), color in zip(frames.items(), itertools.cycle(COLORS)):
-        if frame.valid_mse.notna().any():
+        metric = _metric(frame)
+        if frame[f"valid_{metric}"].notna().any():
             label = f"{name} validation".strip() if training else name
-            ax.plot(frame.epoch, frame.valid_mse, ".-", color=color, linewidth=1.6, label=label)
+            ax.plot(frame.epoch, frame[f"valid_{metric}"], ".-", color=color, linewidth=1.6, label=label)
         if training:
-            ax.plot(frame.epoch, frame.train_mse, "--", color=color, linewidth=1, label=f"{name} training".strip())
+            label = f"{name} training".strip()
+            ax.plot(frame.epoch, frame[f"train_{metric}"], "--", color=color, linewidth=1, label=label)
     ax.set_xlabel("epoch")
-    ax.set_ylabel("mean squared error" if training else "validation error (mean squared)")
+    metrics = sorted({_metric(frame) for frame in frames.values()})
+    if metrics == ["mse"]:
+        ax.set_ylabel("mean squared error" if training else "validation error (mean squared)")
+    else:
+        ax.set_ylabel(", ".join(metrics).replace("_", " "))
     ax.xaxis.get_major_locator().set_params(integer=True)
     _hide_box(ax)
     ax.legend(frameon=False)
     rates = pd.concat([frame.lr for frame in frames.values()])
-    if rates.nunique() == 1:
+    if not rates.notna().any():  # a solver without a learning rate
+        ax.set_title("Errors")
+    elif rates.nunique() == 1:
         ax.set_title(f"Learning rate {rates.iloc[0]:g}")
     else:
         ax.set_title("Errors, and the learning rate as thin steps")
         _draw_rates(ax, frames)
     return ax
+
+
+def _metric(frame: pd.DataFrame) -> str:
+    """Return the loss of a history by the name of its columns; a hybrid's own comes before those of its heads."""
+    return str(next(name for name in frame.columns if name.startswith("train_"))).removeprefix("train_")
 
 
 def _draw_rates(ax: Any, frames: Mapping[str, pd.DataFrame]) -> None:

@@ -2,9 +2,8 @@
 
 Every function of the package takes a `Trainer`, a fitted `Recommender`, or an object that holds one of them as
 ``trainer_``. `source` reads them by their attributes; `source_and_ratings` also translates ratings, id by id, to the
-indices of the model. A model with biases is asked for them. Any other model, one of the caller's own too, is asked the
-same questions by its predictions, which need nothing but its forward pass: an item's level is its mean prediction
-over the users.
+indices of the model. The level of an item is its bias, or for a model without biases its mean prediction over the
+users, which needs only the forward pass.
 """
 
 from __future__ import annotations

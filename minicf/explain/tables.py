@@ -300,7 +300,8 @@ class ScoreParts(NamedTuple):
     score: float
     """Sum of the parts: the prediction before the rating range."""
     prediction: float
-    """The model's predicted rating. (`Recommender.predict` also clips it to the ratings seen in training.)"""
+    """The model's output: the predicted rating, or a log-odds with the logistic loss.
+    (`Recommender.predict` also clips it to the ratings seen in training.)"""
 
 
 @overload
@@ -324,8 +325,9 @@ def score_parts(model: Any, user: int, item: int, ax: Any = None) -> Any:
     ScoreParts
         For `Dot` and `DotBias`: the global mean, the user's bias, the item's bias, and the term p_k q_k of each factor,
         in float64; their sum is the score before the rating range. Other models have no such sum inside. Their parts
-        are the mean prediction over all users and items, the differences of the user's and the item's mean predictions
-        from it, and the rest: the interaction of this user and this item. Their sum is the prediction.
+        are the mean prediction over users and items (at most 1,000 of each, evenly spaced), the differences of the
+        user's and the item's mean predictions from it, and the rest: the interaction of this user and this item. Their
+        sum is the prediction.
 
     Raises
     ------

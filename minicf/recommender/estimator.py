@@ -510,7 +510,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         with np.errstate(over="ignore"):  # an overflow is refused below
             vector = given.astype(np.float32) if given.dtype.kind in "iuf" else np.full(given.shape, np.nan)
         if vector.shape != (k,) or not np.isfinite(vector).all():
-            raise ValueError(f"factors has shape {vector.shape}; it must be {k} finite numbers")
+            raise ValueError(f"factors is {factors!r}; it must be {k} finite numbers")
         n = check_int("n", n, 1)
         found, score = self._neighbors.of_vector(self.scores, side, vector, n, metric)
         return pd.DataFrame({"rank": 1 + np.arange(found.size), **self._lists.named(side, found), "score": score})
