@@ -122,9 +122,13 @@ LISTS = """
     logging.basicConfig(level=logging.INFO, stream=sys.stdout)
     import numpy as np
     from minicf import scoring
+    from minicf.backends import get_backend
     from minicf.models.scorers import by_products
+    logging.getLogger("minicf").setLevel(logging.WARNING)  # which backend "auto" takes is not the matter here
+    select = get_backend("auto").select
+    logging.getLogger("minicf").setLevel(logging.INFO)
     eye, items = np.eye(5, dtype=np.float32), np.arange(20, dtype=np.float32).reshape(4, 5)
-    print(scoring.top_n(by_products(eye, items), np.arange(5), 4, 2)[0].ravel().tolist())
+    print(scoring.top_n(by_products(eye, items), np.arange(5), 4, 2, select=select)[0].ravel().tolist())
 """
 
 
