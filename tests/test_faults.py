@@ -370,7 +370,7 @@ def test_a_gpu_that_goes_away_amid_training(what, tmp_path, monkeypatch):
     undisturbed.fit(data, epochs=4)
     with standin.emulated("resident") as module:
         t = Trainer(DotBias(3), Adam(0.01), backend="numpy", batch_size=32)
-        t._backend = module
+        t._backend = module.BACKEND
 
         class Unplug(minicf.Callback):
             def on_epoch_end(self, t, row):
@@ -380,8 +380,8 @@ def test_a_gpu_that_goes_away_amid_training(what, tmp_path, monkeypatch):
                 if row["epoch"] == 2 and what == "memory":
                     monkeypatch.setattr(standin, "limit_bytes", [100])
                 elif row["epoch"] == 2:
-                    monkeypatch.setattr(module.Kernels, "launch", gone)
-                    monkeypatch.setattr(module.Kernels, "over", gone)
+                    monkeypatch.setattr(module.device.Kernels, "launch", gone)
+                    monkeypatch.setattr(module.device.Kernels, "over", gone)
 
         lost: Exception = RuntimeError("cudaErrorDevicesUnavailable: device lost")
         with pytest.raises((RuntimeError, MemoryError), match=r"device lost|GiB free"):
