@@ -104,7 +104,7 @@ def check_gradients(
     n_users, n_items : int
         Rows of the tables, at least 2. About a third of them are untouched by the batch: their gradient must be 0.
     batch : int
-        Number of examples, at least 2. Users and items repeat: no more than half as many of either occur.
+        Number of examples, at least 2. Users and items repeat: at most half as many different ones of each.
     seed : int
         For weights, batch, dropout masks and directions.
     method : "auto", "full" or "project"

@@ -103,7 +103,7 @@ class SquaredError(Loss):
         return (y - target) ** 2, 2.0 * (y - target)  # (F9), (B9)
 
     def measures(self, y: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """Mean squared error, its root, and mean absolute error."""
+        """Measure the mean squared error, its root, and the mean absolute error."""
         error = y.astype(np.float64) - target
         mse = float(np.mean(error**2))
         return {"mse": mse, "rmse": math.sqrt(mse), "mae": float(np.mean(np.abs(error)))}
@@ -141,10 +141,10 @@ class Logistic(Loss):
         return softplus - target * y, sigmoid(y) - target  # (F11), (B11)
 
     def response(self, y: Array) -> Array:
-        """Predicted probabilities of a 1."""
+        """Turn log-odds into probabilities of a 1."""
         return sigmoid(y)
 
     def measures(self, y: np.ndarray, target: np.ndarray) -> dict[str, float]:
-        """Mean logistic loss, and accuracy: the share of examples on whose side of 1/2 the prediction is."""
+        """Measure the mean logistic loss and the accuracy: the share of predictions on the target's side of 1/2."""
         found = super().measures(y, target)
         return found | {"accuracy": float(np.mean((y > 0) == (target > 0.5)))}

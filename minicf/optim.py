@@ -41,8 +41,9 @@ DECAYS = ("l2", "decoupled", "per_rating")
 class Optimizer:
     """The contract of an optimizer; subclasses add `slots` and `update`.
 
-    To write your own, subclass it as a frozen dataclass and register it. Weight decay, the choice of rows and schedules
-    come with it; every backend runs it (composed of array operations, where no compiled kernel is made for it)::
+    To write your own, subclass it as a frozen dataclass and register it. Weight decay and the choice of rows come
+    with it, as arguments where the class has these fields; every backend runs it, composed of array operations where
+    there is no compiled kernel for it::
 
         @minicf.register
         @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Optimizer:
 
             lr: float = 0.01
             eps: float = 1e-10
+            weight_decay: float = 0.0
+            decay: str = "l2"
+            sparse: bool = False
 
             def slots(self):
                 return ("squares",)
@@ -184,7 +188,7 @@ class SGD(Optimizer):
         object.__setattr__(self, "momentum", check_number("momentum", self.momentum, 0.0, 1.0))
         object.__setattr__(self, "nesterov", check_bool("nesterov", self.nesterov))
         if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs a momentum above 0")
+            raise ValueError(f"momentum is {self.momentum:g}; it must be above 0 with nesterov=True")
 
     __hash__ = Optimizer.__hash__
 
@@ -249,7 +253,7 @@ class Adam(Optimizer):
 
     def scalars(self, t: int, lr: float, table: bool) -> tuple[float, float, float]:
         """Return the numbers of step t in (U8) and (U9): lr / (1 - beta1^t), sqrt(1 - beta2^t) and eps."""
-        # -expm1(t log beta) is 1 - beta^t without cancellation, for any t; log1p(-1) is -inf, as it should.
+        # -expm1(t log beta) is 1 - beta^t without cancellation, for any t.
         correction1, correction2 = (-np.expm1(t * np.log(beta)) if beta else 1.0 for beta in self.betas)
         root = float(np.sqrt(correction2))
         return lr / float(correction1), root, self.eps / root if table and self.sparse else self.eps

@@ -433,3 +433,30 @@ def test_outsiders_use_public_names_alone():
     assert "program._" not in text
     names = {name for name in vars(outsiders) if name in vars(minicf) and not name.startswith("__")}
     assert names <= {"annotations", "ops"}
+
+
+@pytest.mark.parametrize("parent", [minicf.Dot(3), minicf.Net(3, hidden=(4,), dropout=0.0)])
+@pytest.mark.parametrize("method", ["predict", "_finish"])
+def test_lists_of_a_subclass_are_ordered_by_its_own_predictions(parent, method):
+    """Scores of the opposite sign reverse the list."""
+    original = getattr(type(parent), method)
+    own = type("Opposite", (type(parent),), {method: lambda *arguments, **more: -original(*arguments, **more)})
+    model = own(3) if isinstance(parent, minicf.Dot) else own(3, hidden=(4,), dropout=0.0)
+    w = {name: 1 + 30 * value for name, value in parent.init_weights(2, 6, seed=1).items()}
+    scores = np.zeros((2, 6), np.float32)
+    model.scorer(w)(np.arange(2), scores)
+    plain = parent.predict(w, Batch(*np.divmod(np.arange(12), 6))).reshape(2, 6)
+    assert len(set(plain[0])) == 6
+    np.testing.assert_array_equal(scores.argsort(axis=1), plain.argsort(axis=1)[:, ::-1])
+
+
+def test_the_measure_of_a_hybrid_has_a_loss_for_each_head():
+    heads = {"one": (minicf.Dot(2), 1.0), "two": (minicf.DotBias(2, global_mean=2.0), 0.5)}
+    model = minicf.Hybrid(heads)
+    ratings = minicf.Ratings(np.array([0, 1]), np.array([1, 0]), np.array([3.0, 4.0]), 2, 2)
+    program = minicf.Trainer(model, minicf.SGD(0.1), backend="numpy", weights=model.init_weights(2, 2)).program
+    data = Batch.of(ratings)._replace(weight=np.array([1.0, 3.0]))
+    y = [program.predict(data, head) for head in heads]
+    expected = [(data.weight * (each - data.target) ** 2).sum() for each in y]
+    assert expected[0] != pytest.approx(expected[1])
+    assert program.measure(data).loss == pytest.approx(expected)

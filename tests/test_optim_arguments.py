@@ -42,7 +42,7 @@ def test_bad_shared_arguments_are_refused(kind, arguments, match):
     [
         (lambda: SGD(0.1, momentum=1.0), "momentum is 1; it must be at least 0 and below 1"),
         (lambda: SGD(0.1, momentum=-0.1), "momentum is -0.1"),
-        (lambda: SGD(0.1, nesterov=True), "nesterov needs a momentum"),
+        (lambda: SGD(0.1, nesterov=True), "momentum is 0; it must be above 0 with nesterov=True"),
         (lambda: Adam(betas=0.9), "betas is 0.9; it must be two numbers"),
         (lambda: Adam(betas=(0.9, 0.99, 0.999)), "two numbers"),
         (lambda: Adam(betas=(1.0, 0.999)), r"betas\[0\] is 1"),

@@ -108,12 +108,12 @@ class Program(State):
         }
 
     def measure(self, data: Batch) -> Progress:
-        """Return the loss of a table of examples at the present weights, as a solver's progress after one update."""
+        """Count one update; return the loss of a table of examples at the present weights, as a solver's progress."""
         assert self.solver is not None
-        y = self.predict(data)
-        value = self.solver.loss.value_and_slope(y.astype(np.float64), data.target)[0]
+        loss = self.solver.loss
+        sums = [loss(self.predict(data, head).astype(np.float64), data)[0].sum() for head in self.model.heads]
         self.t += 1
-        return Progress(np.array([float(value.sum())]), data.size)
+        return Progress(np.array(sums, np.float64), data.size)
 
     # --- what the weights say --------------------------------------------------------------------------------
 

@@ -111,9 +111,9 @@ class Model(Parameters):
         return by_predictions(self, w, bags or {}, xp)
 
     def _finish(self, s: Array) -> Array:
-        """(F4) where a rating range was asked for."""
+        """(F4) Squeeze scores into the rating range, if the model has one."""
         return s if self.rating_range is None else ops.rating_range(s, *self.rating_range)
 
     def _finish_backward(self, d_y: Array, s: Array) -> Array:
-        """(B4)"""
+        """(B4) Go back through the rating range, if the model has one."""
         return d_y if self.rating_range is None else ops.rating_range_backward(d_y, s, *self.rating_range)

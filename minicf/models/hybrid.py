@@ -57,8 +57,8 @@ class Hybrid(Model):
 
     @property
     def n_factors(self) -> int:
-        """K of its heads."""
-        return next(head.n_factors for head, _ in self.members.values())  # type: ignore[attr-defined]
+        """K of its heads, where they have one."""
+        return next(head.n_factors for head, _ in self.members.values() if hasattr(head, "n_factors"))
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -95,7 +95,9 @@ class Hybrid(Model):
     def dropout_masks(self, seed: int, step: int, batch: int, dtype: Any) -> Any:
         masks, layer = {}, 0
         for name, (head, _) in self.members.items():
-            if isinstance(head, Net):  # layers are numbered through all nets, so that no two share a stream
+            if (
+                isinstance(head, Net) and type(head).dropout_masks is Net.dropout_masks
+            ):  # numbered through all nets: no two share a stream
                 masks[name] = head.dropout_masks(seed, step, batch, dtype, layer)
                 layer += len(head.dropout)
             elif (own := head.dropout_masks(seed, step, batch, dtype)) is not None:

@@ -31,10 +31,10 @@ def by_predictions(model: Any, w: Weights, bags: Mapping[str, Bags], xp: Any = n
         NumPy or CuPy: where to compute.
     """
     w = {name: xp.asarray(value) for name, value in w.items()}
-    n_items = model.sizes_of(w)["item"]
-    item = xp.arange(n_items, dtype=np.int32)
 
     def score(rows: Any, out: Any) -> None:
+        n_items = out.shape[1]  # a model need not have a table of items
+        item = xp.arange(n_items, dtype=np.int32)
         for i in range(len(rows)):
             user = xp.full(n_items, int(rows[i]), np.int32)
             out[i] = model.predict(w, Batch(user, item, None, None, bags))

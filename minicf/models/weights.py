@@ -22,12 +22,14 @@ ONES: dict[str, int] = {"user": 1, "item": 1}
 
 
 class Parameter(NamedTuple):
-    """A weight of a model: its shape, whose table it is, and how it starts."""
+    """A weight of a model: its shape, the owner of its rows, its initial distribution."""
 
     shape: tuple[int, ...]
+    """At least one dimension: a single number has shape (1,)."""
     rows: str | None = None
     """"user" or "item" for a table with a row for each of them, the name of a bag for a table with a row for each of
-    its entries, None for a dense weight, which every example reads."""
+    its entries, None for a dense weight, which every example reads.
+    (`Trainer` fills no bags yet.)"""
     init: Init = ("uniform", -0.01, 0.01)
 
 

@@ -1,4 +1,4 @@
-"""Solvers: how weights are found, as sequences of parts that any backend can do."""
+"""Solvers: methods of training, as sequences of parts that any backend can run."""
 
 from minicf.solvers.base import Part, Progress, Solver
 from minicf.solvers.gradient import Gradient, loss_and_gradients

@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a part came to."""
+    """The result of a part: its loss, examples and updates."""
 
     loss: np.ndarray
     """Sum of the loss over the examples, one number a head, float64."""
@@ -87,7 +87,7 @@ class Solver:
         return {}
 
     def ordered(self, shuffle: bool | str) -> Solver:
-        """Return the solver with another order of examples, for those that have one."""
+        """Return the solver with another order of examples: its `prepare` and `parts` are called, not its `run`."""
         raise ValueError(f"shuffle is {shuffle!r}; {type(self).__name__} has no order of examples: leave shuffle out")
 
     def prepare(self, ratings: Ratings) -> Any:

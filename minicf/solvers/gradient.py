@@ -63,6 +63,9 @@ class Gradient(Solver):
         shuffle = self.shuffle
         if not (isinstance(shuffle, bool | np.bool_) or (isinstance(shuffle, str) and shuffle == "tiles")):
             raise ValueError(f"shuffle is {shuffle!r}; it must be True, False or 'tiles'")
+        object.__setattr__(
+            self, "shuffle", shuffle if isinstance(shuffle, str) else bool(shuffle)
+        )  # not NumPy's, for files
         if shuffle == "tiles" and self.batch_size != 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 for shuffle='tiles', which is online SGD")
 

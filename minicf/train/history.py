@@ -1,7 +1,8 @@
-"""What a training came to: its history, the error of one that diverged, a search for a learning rate."""
+"""Results of a training: its history, the error of one that diverged, a search for a learning rate."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -25,10 +26,11 @@ class DivergenceError(ArithmeticError):
 
     def __init__(self, epoch: int, step: int, lr: float, last_loss: float) -> None:
         self.epoch, self.step, self.lr, self.last_loss = epoch, step, lr, last_loss
+        rated = not math.isnan(lr)  # NaN for a solver without a learning rate
         super().__init__(
-            f"training diverged in epoch {epoch}, step {step}, at learning rate {lr:g}; the last finite training "
-            f"error was {last_loss:.6g}. The weights of the end of the epoch before are kept. "
-            "Try a smaller learning rate."
+            f"training diverged in epoch {epoch}, step {step}{f', at learning rate {lr:g}' if rated else ''}; the last "
+            f"finite training loss was {last_loss:.6g}. The weights of the end of the epoch before are kept."
+            f"{' Try a smaller learning rate.' if rated else ''}"
         )
 
     def __reduce__(self) -> Any:

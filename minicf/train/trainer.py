@@ -58,7 +58,8 @@ class Trainer:
         lacks are left out. This is how pre-training works: ``Trainer(DotBias(50), ..., weights=net.weights)``.
     n_threads : int, optional
         The largest number of threads, BLAS's included, where a backend uses several; by default as many as there are
-        cores to run on, or what ``OMP_NUM_THREADS`` or ``NUMBA_NUM_THREADS`` says. The result does not depend on it.
+        cores to run on, or fewer where ``OMP_NUM_THREADS`` or ``NUMBA_NUM_THREADS`` says so. The result does not
+        depend on it.
     optimizer : Optimizer, optional
         The name that `solver` had in version 0.1; deprecated.
 
@@ -279,7 +280,7 @@ class Trainer:
         DivergenceError
             The loss became NaN or infinite; the last good weights are kept.
         KeyboardInterrupt
-            After Ctrl-C, once the step in hand is finished; the weights are usable as they stand.
+            After Ctrl-C, once the part in hand (`Part`) is finished; the weights are usable as they stand.
         """
         epochs = check_int("epochs", epochs, 0)
         progress = None if progress is None else check_bool("progress", progress)
@@ -293,10 +294,10 @@ class Trainer:
         program = self._prepare(train)
         if epochs == 0:
             return self.history
-        self._pace.follow(schedule, epochs)
         data = solver.prepare(train)
         if valid is not None:
             solver.loss.check_targets(valid.rating)
+        self._pace.follow(schedule, epochs)
         counts = {"user": train.user_counts(), "item": train.item_counts()}
         # Checkpoints last, so that they hold what the other callbacks made of the epoch.
         self._callbacks = tuple(sorted(_listed(callbacks), key=lambda callback: isinstance(callback, Checkpoint)))
