@@ -95,9 +95,8 @@ class Hybrid(Model):
     def dropout_masks(self, seed: int, step: int, batch: int, dtype: Any) -> Any:
         masks, layer = {}, 0
         for name, (head, _) in self.members.items():
-            if (
-                isinstance(head, Net) and type(head).dropout_masks is Net.dropout_masks
-            ):  # numbered through all nets: no two share a stream
+            # Layers are numbered through all nets, so that no two share a stream.
+            if isinstance(head, Net) and type(head).dropout_masks is Net.dropout_masks:
                 masks[name] = head.dropout_masks(seed, step, batch, dtype, layer)
                 layer += len(head.dropout)
             elif (own := head.dropout_masks(seed, step, batch, dtype)) is not None:
