@@ -214,7 +214,7 @@ def refused(path, match, kind="weights"):
 def test_other_bytes_are_refused(tmp_path, data):
     path = tmp_path / "x"
     path.write_bytes(data)
-    refused(path, "damaged, or is no minicf file")
+    refused(path, "damaged, or not a minicf file")
 
 
 def test_every_truncation_is_refused(saved, tmp_path):

@@ -57,7 +57,7 @@ class Bias(minicf.Model):
 
 @minicf.register
 @dataclass(frozen=True)
-class AdaGrad(minicf.Optimizer):
+class TypedAdaGrad(minicf.Optimizer):
     """An optimizer of one's own."""
 
     lr: float = 0.01
@@ -120,7 +120,7 @@ def own_parts(train: minicf.Ratings, seen: minicf.Bags) -> None:
         assert_type(loss.examples(table, draw), minicf.Batch)
         loss.response(y)
 
-    optimizer: minicf.Optimizer = AdaGrad(0.1)
+    optimizer: minicf.Optimizer = TypedAdaGrad(0.1)
     assert_type((optimizer.lr, optimizer.decay, optimizer.sparse), tuple[float, str, bool])
     assert_type(optimizer.weight_decay, float | Mapping[str, float])
     assert_type((optimizer.slots(), optimizer.decay_of("item_bias")), tuple[tuple[str, ...], float])
