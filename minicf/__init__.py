@@ -3,9 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from minicf import ops
-from minicf.checking import check_gradients
 from minicf.data import Bags, Batch, Ratings, Vocabulary
-from minicf.datasets import load_movielens
 from minicf.files import FileError, load_weights, save_weights
 from minicf.losses import Logistic, Loss, SquaredError
 from minicf.models import Dot, DotBias, Hybrid, Model, Net, Parameter
@@ -13,35 +11,59 @@ from minicf.optim import SGD, Adam, Optimizer
 from minicf.registry import register
 from minicf.schedules import Constant, Cosine, CosineRestarts, Exponential, OneCycle, Schedule, Step
 from minicf.solvers import Gradient, Part, Progress, Solver
-from minicf.train import (
-    Callback,
-    Checkpoint,
-    CSVLog,
-    DivergenceError,
-    EarlyStopping,
-    History,
-    PrintEpochs,
-    Trainer,
-)
 
 if TYPE_CHECKING:
+    from minicf.checking import check_gradients
+    from minicf.datasets import load_movielens
     from minicf.evaluation import cross_validate
     from minicf.recommender import Recommender, load
+    from minicf.train import (
+        Callback,
+        Checkpoint,
+        CSVLog,
+        DivergenceError,
+        EarlyStopping,
+        History,
+        PrintEpochs,
+        Trainer,
+    )
 
 __version__ = "0.2.0"
 
-# Made at first use: they are scikit-learn's, which takes longer to import than all of this.
-_LATER = {"Recommender": "recommender", "load": "recommender", "cross_validate": "evaluation"}
+# Imported at first use, for a quick start. Whatever a file can name (see `registry`) is imported above.
+_LATER = {
+    "checking": ("check_gradients",),
+    "datasets": ("load_movielens",),
+    "evaluation": ("cross_validate",),
+    "recommender": ("Recommender", "load"),
+    "train": (
+        "CSVLog",
+        "Callback",
+        "Checkpoint",
+        "DivergenceError",
+        "EarlyStopping",
+        "History",
+        "PrintEpochs",
+        "Trainer",
+    ),
+}
 
 
 if not TYPE_CHECKING:  # to a type checker, every name would be one of minicf's, misspelt ones too
 
     def __getattr__(name: str) -> Any:
-        if name in _LATER:
-            from importlib import import_module
+        from importlib import import_module
 
-            return getattr(import_module(f"minicf.{_LATER[name]}"), name)
+        for room, names in _LATER.items():
+            if name == room:
+                return import_module(f"minicf.{room}")
+            if name in names:
+                value = globals()[name] = getattr(import_module(f"minicf.{room}"), name)
+                return value
         raise AttributeError(f"module 'minicf' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
 
 
 __all__ = [

@@ -247,6 +247,16 @@ def test_public_names():
         assert getattr(minicf, name).__doc__, f"minicf.{name} has no docstring"
 
 
+def test_the_package_lists_its_public_names():
+    assert set(minicf.__all__) <= set(eval(fresh("import minicf; print(dir(minicf))")))
+
+
+def test_rooms_that_are_imported_at_first_use_are_attributes():
+    assert fresh("import minicf; print(minicf.train.Trainer is minicf.Trainer, minicf.checking.__name__)").split() == [
+        "True", "minicf.checking",
+    ]  # fmt: skip
+
+
 # --- importing --------------------------------------------------------------------------------------------------------
 
 
@@ -256,8 +266,8 @@ def fresh(code: str) -> str:
 
 
 def test_import_pulls_in_nothing_heavy():
-    loaded = set(fresh("import minicf, sys; print(*sys.modules)").split())
-    assert "minicf.train" in loaded
+    loaded = set(fresh("import minicf, sys; minicf.Trainer; print(*sys.modules)").split())
+    assert {"minicf.solvers", "minicf.train"} <= loaded
     assert not loaded & set(HEAVY)
 
 
