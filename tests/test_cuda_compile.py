@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 
 # The first variant has every kernel; on most architectures the others are for a longer run.
 CASES = [
-    pytest.param(variant, architecture, marks=() if i == 0 or architecture == 90 else pytest.mark.slow)
+    pytest.param(variant, architecture, marks=() if i == 0 or architecture == 90 else pytest.mark.campaign)
     for i, variant in enumerate(nvrtc.VARIANTS)
     for architecture in nvrtc.ARCHITECTURES
 ]
