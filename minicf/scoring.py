@@ -21,6 +21,12 @@ BLOCK_BYTES = 8 << 20
 
 MIN_ROWS = 8
 
+SPARE = 8
+"""Entries by which a list is selected longer than it is asked for, see `settled`: ties at its end are rare."""
+
+HELD = 1 << 20
+"""Entries of lists that `settled` holds at once, or those of one list if these are more."""
+
 
 def select(scores: np.ndarray, exclude: Bags, n: int, index: np.ndarray, best: np.ndarray) -> None:
     """Select the n best of each row, best first, equal scores by index; -inf is never selected.
@@ -114,6 +120,57 @@ def top_n(
         else:
             with ThreadPoolExecutor(workers) as pool:
                 list(pool.map(work, range(workers)))
+    return index, best
+
+
+def settled(
+    find: Callable[[np.ndarray, int], np.ndarray],
+    rescore: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    error: np.ndarray,
+    n: int,
+    n_items: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make lists whose order and end depend on scores of one fixed computation, not on those that selected.
+
+    Scores of a matrix product depend on the block by their rounding: equal items would come in another order, and
+    other ones, from call to call. So a longer list is selected, computed anew, sorted and cut. It is long enough when
+    its n-th score exceeds its lowest by more than both computations can differ: what was not selected is no better than
+    any that was, up to that difference. Otherwise it is selected again, twice as long.
+
+    Parameters
+    ----------
+    find : function of (lists, m)
+        Selects the m best of some lists, as numbers from 0: int (lists, m), -1 where a list is shorter.
+    rescore : function of (lists, items), both of shape (p,)
+        Computes the scores of pairs, float32 (p,): each by itself, whatever the others are.
+    error : array, shape (n_lists,)
+        The largest difference of two scores of an item, by `rescore` and by what `find` selects by.
+    n, n_items : int
+
+    Returns
+    -------
+    index : array of int64, shape (n_lists, min(n, n_items))
+        By score, equal scores by index; -1 where a list is shorter.
+    score : array of float32, the same shape
+        -inf there.
+    """
+    n = min(n, n_items)
+    index, best = np.full((len(error), n), -1), np.full((len(error), n), -np.inf, np.float32)
+    left, m = np.arange(len(error) if n else 0), min(n + SPARE, n_items)
+    while len(left):
+        again = []
+        size = max(1, HELD // m)
+        for lists in (left[lo : lo + size] for lo in range(0, len(left), size)):
+            found = find(lists, m)
+            score = np.full(found.shape, -np.inf, np.float32)
+            row, place = np.nonzero(found >= 0)
+            score[row, place] = rescore(lists[row], found[row, place])
+            order = np.lexsort((found, -score), axis=1)
+            found, score = (np.take_along_axis(x, order, 1) for x in (found, score))
+            done = (found[:, -1] < 0) | (score[:, n - 1] > score[:, -1] + 2 * error[lists]) | (m == n_items)
+            index[lists[done]], best[lists[done]] = found[done, :n], score[done, :n]
+            again.append(lists[~done])
+        left, m = np.concatenate(again), min(2 * m, n_items)
     return index, best
 
 

@@ -62,6 +62,7 @@ def source(model: Any) -> Source:
     """
     holder = _holder(model)
     if _is_fitted_recommender(holder):
+        holder = getattr(holder, "_snapshot", lambda: holder)()  # another thread may fit it meanwhile
         return Source(*(getattr(holder, name) for name in FITTED))
     inner, history = getattr(holder, "model", None), getattr(holder, "history", None)
     if not isinstance(inner, Model) or history is None or (weights := getattr(holder, "weights", None)) is None:

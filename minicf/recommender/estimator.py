@@ -54,22 +54,29 @@ no better, and the full learning rate forgets."""
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def _transactional(method: _Method) -> _Method:
-    """Make a method atomic: after an error or Ctrl-C the recommender is as it was before the call.
+def _writing(method: _Method) -> _Method:
+    """Run a method on a copy, and take over its state in one assignment when it has come to its end.
 
-    Otherwise it would hold the vocabularies of the new ratings and the weights of the old ones. Restoring the
-    attributes is enough, as no array is changed in place before it is copied.
+    So a reader in another thread sees the state before or the state after, and an error or Ctrl-C leaves the one
+    before. A copy of the attributes is enough, as no array is changed in place.
     """
 
     @functools.wraps(method)
     def wrapped(self: Recommender, *args: Any, **kwargs: Any) -> Any:
-        before = dict(self.__dict__)
-        try:
-            return method(self, *args, **kwargs)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
+        new = self._snapshot()
+        result = method(new, *args, **kwargs)
+        self.__dict__ = new.__dict__
+        return self if result is new else result
+
+    return cast(_Method, wrapped)
+
+
+def _reading(method: _Method) -> _Method:
+    """Run a method on the state of one moment, whatever another thread does to the recommender meanwhile."""
+
+    @functools.wraps(method)
+    def wrapped(self: Recommender, *args: Any, **kwargs: Any) -> Any:
+        return method(self._snapshot(), *args, **kwargs)
 
     return cast(_Method, wrapped)
 
@@ -212,9 +219,15 @@ class Recommender(RegressorMixin, BaseEstimator):
             state["_cache"] = {}  # programs and indexes are made anew at their next use
         return state
 
+    def _snapshot(self) -> Self:
+        """Return a recommender with the state of this moment, which shares its arrays and what was made of them."""
+        twin = object.__new__(type(self))
+        twin.__dict__ = dict(self.__dict__)  # copied as a whole: no other thread runs meanwhile
+        return twin
+
     # --- training --------------------------------------------------------------------------------------------
 
-    @_transactional
+    @_writing
     def fit(self, X: Any, y: Any = None, titles: Any = None) -> Recommender:
         """Train on a table of ratings, from the beginning.
 
@@ -257,7 +270,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         self.seen_ = Bags.of(ratings.user, ratings.item, ratings.n_users)
         return self
 
-    @_transactional
+    @_writing
     def partial_fit(self, X: Any, y: Any = None, titles: Any = None, epochs: int | None = None) -> Recommender:
         """Continue training with more ratings, also of new users and items; without a `fit` before, fit.
 
@@ -356,6 +369,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         """Return the known ids of a side, "user" or "item"."""
         return self.inputs.vocabulary(side)
 
+    @_reading
     def factors(self, side: str = "item") -> pd.DataFrame:
         """Return ids, titles, biases and factors as a table (``.to_parquet(path)`` writes it to a file)."""
         check_is_fitted(self)
@@ -378,6 +392,7 @@ class Recommender(RegressorMixin, BaseEstimator):
     def predict(self, X: Any, return_known: Literal[False] = False) -> NDArray[np.float32]: ...
     @overload
     def predict(self, X: Any, return_known: Literal[True]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]: ...
+    @_reading
     def predict(self, X: Any, return_known: bool = False) -> Any:
         """Predict ratings, within the range of the ratings in training.
 
@@ -402,6 +417,7 @@ class Recommender(RegressorMixin, BaseEstimator):
             scores[~known] = np.nan
         return (scores, known) if return_known else scores
 
+    @_reading
     def recommend(
         self,
         users: Any,
@@ -445,14 +461,11 @@ class Recommender(RegressorMixin, BaseEstimator):
             if self.seen_ is None:
                 raise ValueError("this recommender was saved without seen items; use exclude_seen=False")
             skip = seen_of(self.seen_, rows, len(self.items_), among)
-        index = self.scores.best(rows, n, skip, among)
-        row, position = np.nonzero(index >= 0)
-        item = index[row, position]
-        # Scored as `predict` does, to the last bit, whatever the block: the lists are in the order of predictions.
-        score = self.scores.pairs(rows[row], item)
-        order = np.lexsort((item, -score, row))
-        return self._lists.ranked(("user", ids, rows >= 0), "item", item[order], score[order], (row, position))
+        item, score = self.scores.best(rows, n, skip, among)
+        place = np.nonzero(item >= 0)
+        return self._lists.ranked(("user", ids, rows >= 0), "item", item[place], score[place], place)
 
+    @_reading
     def recommend_all(self, n: int = 10, block: int = 10_000, **options: Any) -> Iterator[pd.DataFrame]:
         """Recommend to all users, as a stream of the frames of `recommend` for `block` users each."""
         check_is_fitted(self)
@@ -486,6 +499,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         """Find similar users, as `similar_items` finds items."""
         return self._similar("user", users, n, metric, index)
 
+    @_reading
     def _similar(self, side: str, ids: Any, n: int, metric: str, index: str | None) -> pd.DataFrame:
         check_is_fitted(self)
         n = check_int("n", n, 1)
@@ -494,6 +508,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         place = np.nonzero(found >= 0)
         return self._lists.ranked((side, owners, rows >= 0), side, found[place], score[place], place)
 
+    @_reading
     def nearest(self, factors: Any, n: int = 10, side: str = "item", metric: str = "cosine") -> pd.DataFrame:
         """Find the items, or users, nearest to a vector of K factors.
 
@@ -517,7 +532,7 @@ class Recommender(RegressorMixin, BaseEstimator):
 
     # --- new users and items -------------------------------------------------------------------------------------
 
-    @_transactional
+    @_writing
     def fold_in(self, ratings: Any, id: Any = None, side: str = "user") -> pd.DataFrame:
         """Add a new user, or item, from a few ratings, without training.
 
@@ -576,6 +591,7 @@ class Recommender(RegressorMixin, BaseEstimator):
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
+    @_reading
     def evaluate(self, test: Any, y: Any = None, k: int = 10, relevant: float | None = None) -> dict[str, float]:
         """Measure the errors on held-out ratings, and the relevant items in lists of k.
 
@@ -604,6 +620,7 @@ class Recommender(RegressorMixin, BaseEstimator):
 
     # --- files ---------------------------------------------------------------------------------------------------
 
+    @_reading
     def save(self, path: str | os.PathLike[str], seen: bool = True) -> None:
         """Save to one ``.npz`` file without pickle, for `load`; `path` is replaced as a whole or not at all.
 

@@ -10,7 +10,8 @@ import numpy as np
 from minicf.arguments import check_choice
 from minicf.data import Bags
 from minicf.models import Model
-from minicf.recommender.scores import Scores, with_mean_row
+from minicf.recommender.scores import Scores, product_errors, products, with_mean_row
+from minicf.scoring import settled
 
 METRICS = ("cosine", "dot")
 
@@ -94,20 +95,25 @@ class Neighbors:
                 "metric 'cosine'"
             )
         others = self._all(side, metric)[:-1]
-        n = min(n, len(others) - 1)
-        if n < 1:
-            return np.full((len(rows), 0), -1), np.zeros((len(rows), 0), np.float32)
         key = index, side
-        if key not in self._indexes:
+        if key not in self._indexes and len(others) > 1:
             self._indexes[key] = _tree(others) if index == "sklearn" else _graph(others)
-        if index == "sklearn":
-            found = self._indexes[key].kneighbors(vectors, n + 1, return_distance=False)
-        else:
-            found = self._indexes[key].query(vectors, n + 1)[0]
-        score = np.einsum("rk,rnk->rn", vectors, others[found])
-        score[found == rows[:, None]] = -np.inf  # itself
-        order = np.argsort(-score, axis=1, kind="stable")[:, :n]
-        return np.take_along_axis(found, order, 1), np.take_along_axis(score, order, 1)
+
+        def find(lists: np.ndarray, m: int) -> np.ndarray:
+            if index == "sklearn":
+                found = self._indexes[key].kneighbors(vectors[lists], m + 1, return_distance=False)
+            else:
+                found = self._indexes[key].query(vectors[lists], m + 1)[0].astype(np.int64)
+            itself = found == rows[lists, None]
+            return np.take_along_axis(found, np.argsort(itself, axis=1, kind="stable")[:, :m], 1)
+
+        return settled(
+            find,
+            lambda lists, at: products(vectors, others, lists, at),
+            product_errors(vectors, others),
+            n,
+            len(others) - 1,
+        )
 
 
 def _tree(rows: np.ndarray) -> Any:

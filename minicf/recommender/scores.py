@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +13,16 @@ from numpy.typing import NDArray
 from minicf import scoring
 from minicf.backends import get_backend
 from minicf.data import Bags, Batch
-from minicf.models import Model, Score
+from minicf.models import Dot, DotBias, Model, Score
 from minicf.models.scorers import by_products
+from minicf.models.weights import ONES
+from minicf.threads import one_blas_thread
+
+BLOCK = 256
+"""Pairs that a net predicts at once, always as many: a matrix product of another shape rounds in another way."""
+
+ROUNDING = 2.0**-24
+"""The largest relative error of one float32 operation."""
 
 
 class Scores:
@@ -50,22 +60,35 @@ class Scores:
         Returns
         -------
         array of float32, shape (n,)
-            Scores in stars, not cut to the range of the ratings.
+            Scores in stars, not cut to the range of the ratings; that of a pair does not depend on the others.
+
+        Raises
+        ------
+        IndexError
+            A row that is not there: compiled code would read beyond the table.
         """
         if self._program is None:
             tables = set(self._model.tables("user") + self._model.tables("item"))
             weights = {name: with_mean_row(w) if name in tables else w for name, w in self._weights.items()}
             self._program = self._backend.compile(self._model, None, weights)
+        n = len(user)
         user, item = (
-            np.where(rows < 0, size, rows).astype(np.int32)
-            for rows, size in ((user, self._n_users), (item, self._n_items))
+            _checked(side, rows, size)
+            for side, rows, size in (("user", user, self._n_users), ("item", item, self._n_items))
         )
-        return np.asarray(self._program.predict(Batch(user, item)), np.float32)
+        if type(self._model.output_head(self._weights)[0]) in (Dot, DotBias):  # pair by pair
+            return np.asarray(self._program.predict(Batch(user, item)), np.float32)
+        out = np.empty(-(-len(user) // BLOCK) * BLOCK, np.float32)
+        user, item = (np.pad(rows, (0, len(out) - len(rows))) for rows in (user, item))
+        with one_blas_thread():
+            for part in (slice(lo, lo + BLOCK) for lo in range(0, len(out), BLOCK)):
+                out[part] = self._program.predict(Batch(user[part], item[part]))
+        return out[:n]
 
     def best(
         self, user: np.ndarray, n: int, skip: Bags | None = None, items: np.ndarray | None = None
-    ) -> NDArray[np.int_]:
-        """Return the rows of the n best items of each user.
+    ) -> tuple[NDArray[np.int_], NDArray[np.float32]]:
+        """Return the rows of the n best items of each user, and their scores, those of `pairs`.
 
         Parameters
         ----------
@@ -79,16 +102,23 @@ class Scores:
 
         Returns
         -------
-        array of int, shape (n_lists, n or fewer)
-            Best first, equal scores by row; -1 where a list is shorter.
+        item, score : arrays of int and float32, shape (n_lists, n or fewer)
+            Best first, equal scores by row; -1 and -inf where a list is shorter.
         """
         if items is None:
             self._all_items = score = self._all_items or self._score(None)
         else:
             score = self._score(items)
         n_items = self._n_items if items is None else len(items)
-        index = self._top(score, np.where(user < 0, self._n_users, user), n_items, n, skip)[0]
-        return index if items is None or not len(items) else np.where(index < 0, -1, items[index])
+        rows = _checked("user", user, self._n_users)
+        places, best = scoring.settled(
+            lambda lists, m: self._top(score, rows[lists], n_items, m, None if skip is None else skip.take(lists)),
+            lambda lists, at: self.pairs(user[lists], at if items is None else items[at]),
+            self._errors(user),
+            n,
+            n_items,
+        )
+        return (places if items is None or not len(items) else np.where(places < 0, -1, items[places])), best
 
     def nearest(
         self, vectors: np.ndarray, others: np.ndarray, rows: np.ndarray, n: int, skip: Bags | None = None
@@ -108,7 +138,40 @@ class Scores:
         index, product : arrays of int and float32, shape (n_lists, n or fewer)
             -1 and -inf where a list is shorter.
         """
-        return self._top(by_products(vectors, others, self._backend.module()), rows, len(others), n, skip)
+        score = by_products(vectors, others, self._backend.module())
+        return scoring.settled(
+            lambda lists, m: self._top(score, rows[lists], len(others), m, None if skip is None else skip.take(lists)),
+            lambda lists, at: products(vectors, others, rows[lists], at),
+            product_errors(vectors, others)[rows],
+            n,
+            len(others),
+        )
+
+    def _errors(self, user: np.ndarray) -> NDArray[np.float64]:
+        """Return for each user how far two computations of a score, in any order of summing, can be apart.
+
+        A float32 sum of products is off by at most its number of terms times `ROUNDING` times the same sum of absolute
+        values; so is what layers with relu make of it. An item of the largest absolute values stands for all.
+        """
+        head, weights = self._model.output_head(self._weights)
+        magnitude = {name: np.abs(w) for name, w in weights.items()}
+        magnitude |= {name: with_mean_row(magnitude[name]) for name in head.tables("user")}
+        magnitude |= {name: magnitude[name].max(axis=0, keepdims=True) for name in head.tables("item")}
+        plain = copy.copy(head)  # of any class; its fields may be frozen
+        object.__setattr__(plain, "rating_range", None)
+        object.__setattr__(plain, "global_mean", abs(head.global_mean))
+        terms = sum(
+            math.prod(parameter.shape[1:]) if parameter.rows else parameter.shape[0]
+            for parameter in head.parameters(self._model.sizes_of(weights, ONES)).values()
+        )
+        rows = np.where(user < 0, self._n_users, user).astype(np.int32)
+        unique, of = np.unique(rows, return_inverse=True)
+        largest = np.asarray(plain.predict(magnitude, Batch(unique, np.zeros_like(unique))), np.float64)[of]
+        error = (terms + 8) * ROUNDING * largest
+        if head.rating_range is not None:  # the slope of the sigmoid is at most 1/4; then it is rounded itself
+            low, high = head.rating_range
+            error = error * (high - low) / 4 + 4 * ROUNDING * max(abs(low), abs(high))
+        return error
 
     def _score(self, items: np.ndarray | None) -> Score:
         """Return the scores of users, the mean row last, for all items or some."""
@@ -121,13 +184,35 @@ class Scores:
 
     def _top(
         self, score: Score, rows: np.ndarray, n_items: int, n: int, skip: Bags | None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> np.ndarray:
         here = self._backend
         return scoring.top_n(
             score, rows, n_items, n, skip, self.n_threads, here.select, here.module(), here.scores_bytes
-        )
+        )[0]
 
 
 def with_mean_row(table: np.ndarray) -> np.ndarray:
     """Return a table with the mean of its rows, summed in float64, as one more row."""
     return np.concatenate([table, table.mean(axis=0, keepdims=True, dtype=np.float64).astype(table.dtype)])
+
+
+def products(vectors: np.ndarray, others: np.ndarray, row: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Return the products ``vectors[row] . others[at]``, each summed in float64, as float32 of shape (p,)."""
+    out = np.empty(len(row), np.float32)
+    for part in (slice(lo, lo + (1 << 14)) for lo in range(0, len(row), 1 << 14)):  # bounds the memory
+        out[part] = (vectors[row[part]].astype(np.float64) * others[at[part]]).sum(axis=1)
+    return out
+
+
+def product_errors(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return for each vector how far its products, in float32 and by `products`, can be apart."""
+    length, longest = np.linalg.norm(vectors, axis=1), np.linalg.norm(others, axis=1).max(initial=0.0)
+    return (vectors.shape[1] + 2) * 2 * ROUNDING * length.astype(np.float64) * longest
+
+
+def _checked(side: str, rows: np.ndarray, size: int) -> np.ndarray:
+    """Return rows as int32, the mean row's number for -1."""
+    rows = np.asarray(rows)
+    if rows.size and not (-1 <= rows.min() and rows.max() < size):
+        raise IndexError(f"{side} rows are {rows.min()} … {rows.max()}; they must be from -1 to {size - 1}")
+    return np.where(rows < 0, size, rows).astype(np.int32)
