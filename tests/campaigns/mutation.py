@@ -94,6 +94,14 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return namespace(p).concatenate([p, q], axis=1)",
     ): "both live on the same device",
     (
+        "backends/numba/loss.py", ">= -> >",
+        "probability = (one if y >= 0 else e) / (one + e)",
+    ): "at y = 0, e is one",
+    (
+        "backends/numba/loss.py", "> -> >=",
+        "value = (y if y > 0 else one - one) + math.log1p(e) - r * y",
+    ): "at y = 0, y is zero",
+    (
         "ops.py", "arguments of namespace(a).maximum swapped",
         "return namespace(a).maximum(a, 0)",
     ): "the larger of two is the larger of two",
