@@ -7,7 +7,7 @@ from minicf.data import Bags, Batch, Ratings, Vocabulary
 from minicf.files import FileError, load_weights, save_weights
 from minicf.losses import Logistic, Loss, SquaredError
 from minicf.models import Dot, DotBias, Hybrid, Model, Net, Parameter
-from minicf.optim import SGD, Adam, Optimizer
+from minicf.optim import SGD, AdaGrad, Adam, Optimizer, RMSProp
 from minicf.registry import register
 from minicf.schedules import Constant, Cosine, CosineRestarts, Exponential, OneCycle, Schedule, Step
 from minicf.solvers import Gradient, Part, Progress, Solver
@@ -67,6 +67,7 @@ if not TYPE_CHECKING:  # to a type checker, every name would be one of minicf's,
 
 
 __all__ = [
+    "AdaGrad",
     "Adam",
     "Bags",
     "Batch",
@@ -95,6 +96,7 @@ __all__ = [
     "Part",
     "PrintEpochs",
     "Progress",
+    "RMSProp",
     "Ratings",
     "Recommender",
     "SGD",

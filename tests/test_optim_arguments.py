@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from minicf.models import DotBias
-from minicf.optim import DECAYS, SGD, Adam, Optimizer
+from minicf.optim import DECAYS, SGD, AdaGrad, Adam, Optimizer, RMSProp
 from minicf.registry import from_config, to_config
 from minicf.solvers import Gradient
 
 
-@pytest.mark.parametrize("kind", [SGD, Adam])
+@pytest.mark.parametrize("kind", [SGD, Adam, AdaGrad, RMSProp])
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
@@ -50,6 +50,14 @@ def test_bad_shared_arguments_are_refused(kind, arguments, match):
         (lambda: Adam(betas=("a", 0.9)), r"betas\[0\] is 'a'"),
         (lambda: Adam(eps=0.0), "eps is 0"),
         (lambda: Adam(eps=-1e-8), "eps is -1e-08"),
+        (lambda: AdaGrad(eps=0.0), "eps is 0; it must be above 0"),
+        (lambda: AdaGrad(initial=-0.1), "initial is -0.1; it must be at least 0"),
+        (lambda: AdaGrad(initial=None), "initial is None"),
+        (lambda: RMSProp(alpha=1.0), "alpha is 1; it must be at least 0 and below 1"),
+        (lambda: RMSProp(alpha="x"), "alpha is 'x'"),
+        (lambda: RMSProp(eps=np.nan), "eps is nan"),
+        (lambda: RMSProp(momentum=1), "momentum is 1; it must be at least 0 and below 1"),
+        (lambda: RMSProp(centered="no"), "centered is 'no'; it must be True or False"),
     ],
 )
 def test_bad_own_arguments_are_refused(make, match):
@@ -69,6 +77,10 @@ def test_signatures_and_defaults_are_the_published_ones():
     shared = {"weight_decay": 0.0, "decay": "l2", "sparse": False}
     assert defaults(SGD) == {"lr": inspect.Parameter.empty, "momentum": 0.0, "nesterov": False, **shared}
     assert defaults(Adam) == {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8, **shared}
+    assert defaults(AdaGrad) == {"lr": 0.01, "eps": 1e-10, "initial": 0.0, **shared}
+    assert defaults(RMSProp) == {
+        "lr": 0.01, "alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False, **shared,
+    }  # fmt: skip
     assert DECAYS == ("l2", "decoupled", "per_rating")
 
 
@@ -113,6 +125,27 @@ def test_slots_and_state():
     assert all((s == 0).all() for s in state.values())
 
 
+def test_slots_of_the_composed_ones():
+    weights = {"a": np.ones(2, np.float32)}
+    state = AdaGrad(initial=0.5).init_state(weights)
+    assert list(state) == ["squares.a"]
+    assert (state["squares.a"].tolist(), state["squares.a"].dtype) == ([0.5, 0.5], np.float32)
+    assert RMSProp().slots() == ("second",)
+    assert RMSProp(centered=True, momentum=0.9).slots() == ("second", "first", "velocity")
+
+
+@pytest.mark.parametrize("g", [1e-3, 0.7, 3.3, 1e6])
+def test_a_variance_is_not_below_0_by_rounding(g):
+    """Of a constant gradient it tends to 0; float32 comes out below, the root of which would be NaN."""
+    optimizer = RMSProp(1e-3, alpha=0.9, centered=True)
+    w, grad = {"a": np.ones(4, np.float32)}, {"a": np.full(4, g, np.float32)}
+    state = optimizer.init_state(w)
+    with np.errstate(all="raise"):
+        for t in range(1, 500):
+            optimizer.step(w, grad, state, t, 1e-3, {}, 1)
+    assert np.isfinite(w["a"]).all()
+
+
 @pytest.mark.parametrize("t", [1, 2, 10, 1000, 10**6])
 def test_adams_corrections(t):
     adam = Adam(0.5, betas=(0.9, 0.999), eps=1e-6)
@@ -133,6 +166,8 @@ OPTIMIZERS = [
     SGD(0.1),
     SGD(0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, decay="per_rating", sparse=True),
     Adam(),
+    AdaGrad(0.1, initial=0.1, weight_decay={"user_factors": 1e-4}),
+    RMSProp(0.1, 0.9, momentum=0.5, centered=True, decay="decoupled", sparse=True),
     Adam(0.02, betas=(0.5, 0.6), eps=1e-3, weight_decay={"user_factors": 1e-4, "item_bias": 0.1}, decay="decoupled"),
 ]
 

@@ -19,6 +19,7 @@ CASES = (
     [(model, optimizer) for model in cases.MODELS for optimizer in cases.OPTIMIZERS]
     + [(model, optimizer) for model in cases.MORE_MODELS for optimizer in cases.FEW_OPTIMIZERS]
     + [(model, optimizer) for model in ("bias", "net") for optimizer in cases.EPS_OPTIMIZERS]
+    + [(model, optimizer) for model in ("bias", "hybrid") for optimizer in cases.COMPOSED_OPTIMIZERS]
 )
 FLOAT32 = [
     (model, f"{kind}-{decay}")
@@ -108,7 +109,7 @@ def test_nothing_escapes_the_lists():
         return {sub for sub in found if sub.__module__.startswith("minicf.")}
 
     assert {type(m) for m in cases.MODELS.values()} == subclasses(models.Model)
-    assert {kind for kind, _ in cases.KINDS.values()} == subclasses(optim.Optimizer)
+    assert {kind for kind, _ in (cases.KINDS | cases.COMPOSED_KINDS).values()} == subclasses(optim.Optimizer)
     assert set(cases.DECAYS) - {"none", "by_name"} == set(optim.DECAYS)
 
 

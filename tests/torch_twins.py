@@ -10,11 +10,12 @@ SGD, momentum,          torch.optim.SGD
 Nesterov
 Adam                    torch.optim.Adam; with ``decay="decoupled"`` torch.optim.AdamW
 ``decay="l2"``          torch's weight_decay, a parameter group for each weight
-``decay="decoupled"``   SGD has none: parameters are multiplied by 1 - lr lambda before the step
+AdaGrad, RMSProp        torch.optim.Adagrad, torch.optim.RMSprop
+``decay="decoupled"``   only Adam has it: parameters are multiplied by 1 - lr lambda before the step
 ``"per_rating"``        a term of the loss, lambda/2 times the mean over ratings of the rows' squares; dense layers have
                         plain l2
-``sparse=True``, SGD    torch.optim.SGD on all rows, then rows that the batch does not name, and their velocity, are
-                        put back (torch's own momentum for sparse gradients is a different thing)
+``sparse=True``, others the optimiser on all rows, then rows that the batch does not name, and their state, are put back
+                        (torch's own momentum for sparse gradients is a different thing)
 ``sparse=True``, Adam   torch.optim.SparseAdam on tables, Adam or AdamW on dense layers. SparseAdam has no weight decay:
                         l2 is added to the values of the sparse gradient, decoupled multiplies the named rows
 ======================  ==========================================================================================
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from minicf.models import Dot, Hybrid, Model, Net
-from minicf.optim import SGD, Adam, Optimizer
+from minicf.optim import SGD, AdaGrad, Adam, Optimizer, RMSProp
 from tests.cases import SEED, Outcome, Problem
 
 USER_TABLES = ("user_factors", "user_bias")
@@ -191,13 +192,22 @@ class Stepper:
         ours = self.optimizer
         if isinstance(ours, SGD):
             return torch.optim.SGD(groups, lr=ours.lr, momentum=ours.momentum, nesterov=ours.nesterov, **options)
+        if isinstance(ours, AdaGrad):
+            return torch.optim.Adagrad(
+                groups, lr=ours.lr, eps=ours.eps, initial_accumulator_value=ours.initial, **options
+            )
+        if isinstance(ours, RMSProp):
+            return torch.optim.RMSprop(
+                groups, lr=ours.lr, alpha=ours.alpha, eps=ours.eps, momentum=ours.momentum, centered=ours.centered,
+                **options,
+            )  # fmt: skip
         assert isinstance(ours, Adam)
         kind = torch.optim.AdamW if ours.decay == "decoupled" else torch.optim.Adam
         return kind(groups, lr=ours.lr, betas=ours.betas, eps=ours.eps, **options)
 
     def _torch_decay(self, name: str) -> float:
         """The part of the decay that torch's weight_decay stands for."""
-        by_hand = self.optimizer.decay == "decoupled" and isinstance(self.optimizer, SGD)
+        by_hand = self.optimizer.decay == "decoupled" and not isinstance(self.optimizer, Adam)
         in_the_loss = self.optimizer.decay == "per_rating" and name in TABLES
         return 0.0 if by_hand or in_the_loss else self.optimizer.decay_of(name)
 
@@ -242,7 +252,7 @@ class Stepper:
                     assert p.grad is not None
                     p.grad = p.grad.coalesce()
                     p.grad.values().add_(p[rows], alpha=decay)  # coalesced: the values of sorted, unique rows
-            elif self.optimizer.decay == "decoupled" and isinstance(self.optimizer, SGD):
+            elif self.optimizer.decay == "decoupled" and not isinstance(self.optimizer, Adam):
                 p.mul_(1.0 - lr * decay)
 
     def _idle(self, name: str, index: Tensor) -> Tensor:
@@ -259,7 +269,9 @@ class Stepper:
 
     def state(self) -> dict[str, np.ndarray]:
         """torch's state under the names of `minicf.backends.base.Program.state`."""
-        keys = {"velocity": "momentum_buffer", "first": "exp_avg", "second": "exp_avg_sq"}
+        keys = {"velocity": "momentum_buffer", "first": "exp_avg", "second": "exp_avg_sq", "squares": "sum"}
+        if isinstance(self.optimizer, RMSProp):
+            keys |= {"first": "grad_avg", "second": "square_avg"}
         state = {"step": np.array(self.t, np.int64)}
         for slot in self.optimizer.slots():
             for name in self.twin.order:

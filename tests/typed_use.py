@@ -163,6 +163,8 @@ def trained(path: Path) -> minicf.Trainer:
     minicf.Net(8, hidden=(16,), dropout=(0.1, 0.2), rating_range=(0.5, 5.5))
     hybrid = minicf.Hybrid({"net": (minicf.Net(8), 0.2), "dot": (minicf.DotBias(8), 1.0)})
     assert_type(hybrid.members, Mapping[str, tuple[minicf.Model, float]])
+    trainer = minicf.Trainer(hybrid, minicf.RMSProp(0.01, momentum=0.9, centered=True))
+    trainer = minicf.Trainer(hybrid, minicf.AdaGrad(0.1, initial=0.1))
     trainer = minicf.Trainer(hybrid, minicf.SGD(0.1, momentum=0.9), batch_size=8, loss=minicf.SquaredError())
     trainer = minicf.Trainer(hybrid, minicf.Adam(0.01, weight_decay={"user_factors": 1e-4}), backend="auto")
     stop = minicf.EarlyStopping(2, min_delta=1e-3)
