@@ -308,7 +308,7 @@ class AdaGrad(Optimizer):
         return ("squares",)
 
     def init_state(self, weights: Weights) -> Weights:
-        return {f"squares.{name}": namespace(w).full_like(w, self.initial) for name, w in weights.items()}
+        return {f"squares.{name}": namespace(w).zeros_like(w) + self.initial for name, w in weights.items()}
 
     def update(self, w: Array, g: Array, slots: Weights, t: int, lr: float, table: bool) -> Array:
         slots["squares"] = s = slots["squares"] + g * g  # (U11)
