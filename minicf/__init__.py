@@ -9,7 +9,19 @@ from minicf.losses import Logistic, Loss, SquaredError
 from minicf.models import Dot, DotBias, Hybrid, Model, Net, Parameter
 from minicf.optim import SGD, AdaGrad, Adam, Optimizer, RMSProp
 from minicf.registry import register
-from minicf.schedules import Constant, Cosine, CosineRestarts, Exponential, OneCycle, Schedule, Step
+from minicf.schedules import (
+    Chain,
+    Constant,
+    Cosine,
+    CosineRestarts,
+    Exponential,
+    Linear,
+    OneCycle,
+    Piecewise,
+    Schedule,
+    Step,
+    WarmUp,
+)
 from minicf.solvers import Gradient, Part, Progress, Solver
 
 if TYPE_CHECKING:
@@ -73,6 +85,7 @@ __all__ = [
     "Batch",
     "CSVLog",
     "Callback",
+    "Chain",
     "Checkpoint",
     "Constant",
     "Cosine",
@@ -86,6 +99,7 @@ __all__ = [
     "Gradient",
     "History",
     "Hybrid",
+    "Linear",
     "Logistic",
     "Loss",
     "Model",
@@ -94,6 +108,7 @@ __all__ = [
     "Optimizer",
     "Parameter",
     "Part",
+    "Piecewise",
     "PrintEpochs",
     "Progress",
     "RMSProp",
@@ -106,6 +121,7 @@ __all__ = [
     "Step",
     "Trainer",
     "Vocabulary",
+    "WarmUp",
     "check_gradients",
     "cross_validate",
     "load",

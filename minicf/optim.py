@@ -106,15 +106,26 @@ class Optimizer:
         """Make zeroed state: an array ``slot.weight`` for each slot and weight; the step is kept beside it."""
         return {f"{slot}.{name}": namespace(w).zeros_like(w) for slot in self.slots() for name, w in weights.items()}
 
-    def step(self, w: Weights, grads: Weights, state: Weights, t: int, lr: float, counts: Weights, batch: int) -> None:
+    def step(
+        self,
+        w: Weights,
+        grads: Weights,
+        state: Weights,
+        t: int,
+        lr: float | Mapping[str, float],
+        counts: Weights,
+        batch: int,
+    ) -> None:
         """Move every weight once, in place.
 
         Parameters
         ----------
         w, grads, state : dict of arrays
             Weights, their gradients, and what `init_state` made.
-        t, lr : int, float
-            The step, from 1, and its learning rate.
+        t : int
+            The step, from 1.
+        lr : float or dict of float by weight name
+            Its learning rate.
         counts : dict of arrays
             For each table, how many examples of the batch read each row (n_r); dense layers are absent.
         batch : int
@@ -124,9 +135,10 @@ class Optimizer:
             n = counts.get(name)
             # The whole array, or the rows that the batch reads.
             at: Any = slice(None) if n is None or not self.sparse else n.nonzero()[0]
-            old, g = self._decayed(name, at, w[name], grads[name], lr, n, batch)
+            rate = lr[name] if isinstance(lr, Mapping) else lr
+            old, g = self._decayed(name, at, w[name], grads[name], rate, n, batch)
             slots = {slot: state[f"{slot}.{name}"][at] for slot in self.slots()}
-            w[name][at] = self.update(old, g, slots, t, lr, n is not None)
+            w[name][at] = self.update(old, g, slots, t, rate, n is not None)
             for slot, value in slots.items():
                 state[f"{slot}.{name}"][at] = value
 
@@ -217,6 +229,9 @@ class Adam(Optimizer):
         Added to the root of the second moment.
     weight_decay, decay, sparse
         As for `SGD`.
+    amsgrad : bool
+        Divide by the largest second moment so far (Reddi, Kale and Kumar 2018). It has no compiled kernel: every
+        backend runs it composed of array operations.
 
     Notes
     -----
@@ -226,6 +241,8 @@ class Adam(Optimizer):
     (U8) w <- w - lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps).
     These are torch.optim.Adam's. With ``sparse=True`` tables follow torch.optim.SparseAdam, which adds eps before the
     correction of v and not after it: (U9) eps <- eps / sqrt(1 - beta2^t) in (U8).
+    (U10) amsgrad: u <- max(u, v), starting from 0, and u in the place of v in (U8); the paper corrects neither moment,
+    torch.optim.Adam and this one both.
     """
 
     lr: float = 0.001
@@ -234,9 +251,11 @@ class Adam(Optimizer):
     weight_decay: float | Mapping[str, float] = 0.0
     decay: str = "l2"
     sparse: bool = False
+    amsgrad: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "amsgrad", check_bool("amsgrad", self.amsgrad))
         try:
             beta1, beta2 = self.betas
         except (TypeError, ValueError):
@@ -249,7 +268,7 @@ class Adam(Optimizer):
     __hash__ = Optimizer.__hash__
 
     def slots(self) -> tuple[str, ...]:
-        return ("first", "second")
+        return ("first", "second", *(["largest"] if self.amsgrad else []))
 
     def scalars(self, t: int, lr: float, table: bool) -> tuple[float, float, float]:
         """Return the numbers of step t in (U8) and (U9): lr / (1 - beta1^t), sqrt(1 - beta2^t) and eps."""
@@ -262,6 +281,8 @@ class Adam(Optimizer):
         beta1, beta2 = self.betas
         slots["first"] = m = beta1 * slots["first"] + (1.0 - beta1) * g  # (U6)
         slots["second"] = v = beta2 * slots["second"] + (1.0 - beta2) * g * g  # (U7)
+        if self.amsgrad:
+            slots["largest"] = v = namespace(v).maximum(slots["largest"], v)  # (U10)
         rate, root, eps = self.scalars(t, lr, table)
         return w - rate * m / (namespace(v).sqrt(v) / root + eps)  # (U8), (U9)
 

@@ -71,6 +71,7 @@ MORE_KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "adam-eps": (Adam, {"lr": 0.02, "betas": (0.0, 0.9), "eps": 1e-2}),
 }
 COMPOSED_KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "amsgrad": (Adam, {"lr": 0.02, "betas": (0.8, 0.9), "amsgrad": True}),
     "adagrad": (AdaGrad, {"lr": 0.1}),
     "adagrad-initial": (AdaGrad, {"lr": 0.1, "initial": 0.1, "eps": 1e-3}),
     "rmsprop": (RMSProp, {"lr": 0.01}),
@@ -88,6 +89,7 @@ COMPOSED_OPTIMIZERS = tuple(
     f"{kind}-{decay}"
     for kind in COMPOSED_KINDS
     for decay in ("none-dense", "l2-dense", "decoupled-sparse", "per_rating-sparse", "by_name-dense")
+    if not (kind == "amsgrad" and decay.endswith("sparse"))  # torch.optim.SparseAdam has none
 )
 FEW_OPTIMIZERS = ("momentum-l2-dense", "nesterov-per_rating-sparse", "adam-decoupled-dense", "adam-by_name-sparse")
 EPS_OPTIMIZERS = tuple(f"adam-eps-{decay}-{rows}" for decay in ("l2", "decoupled") for rows in ("dense", "sparse"))

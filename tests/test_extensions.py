@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +193,41 @@ def test_a_subclass_never_trains_as_its_parent(name, place):
     here = trained(place, model, solver, **arguments)
     assert max(differences(here, trained("numpy", model, solver, **arguments)).values()) < cases.TOLERANCE
     assert max(differences(here, trained(place, *parent[:2], **parent[2])).values()) > 1e-3
+
+
+OPTIONS = {
+    "amsgrad": (DotBias(4), Adam(0.05, betas=(0.5, 0.7), amsgrad=True)),
+    "amsgrad of a net": (Net(4, (5,), 0.0), Adam(0.05, betas=(0.5, 0.7), amsgrad=True)),
+    "value": (DotBias(4), minicf.Gradient(SGD(0.05), clip_value=0.01)),
+    "norm": (DotBias(4), minicf.Gradient(Adam(0.05), clip_norm=0.01)),
+    "norm of a net": (Net(4, (5,), 0.0), minicf.Gradient(SGD(0.05, momentum=0.9), clip_norm=0.1)),
+    "norm of a hybrid": (cases.MODELS["hybrid"], minicf.Gradient(SGD(0.05), clip_norm=0.1)),
+    "rates": (Dot(4), minicf.Gradient(SGD(0.05), lr_factors={"user_factors": 0.1})),
+    "online": (DotBias(4), minicf.Gradient(SGD(0.05), batch_size=1, clip_value=0.1)),
+    "tiles": (DotBias(4), minicf.Gradient(SGD(0.05), batch_size=1, shuffle="tiles", clip_norm=0.1)),
+}
+
+
+def without_options(solver):
+    if isinstance(solver, Adam):
+        return replace(solver, amsgrad=False)
+    return replace(solver, clip_value=None, clip_norm=None, lr_factors=None)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_no_kernel_leaves_an_option_out(name, place, tmp_path):
+    model, solver = OPTIONS[name]
+    whole = trained(place, model, solver)
+    assert max(differences(whole, trained("numpy", model, solver)).values()) < cases.TOLERANCE
+    plain = trained(place, model, without_options(solver))
+    assert max(cases.distance(whole.weights[k], w) for k, w in plain.weights.items()) > 1e-3
+    half = trained(place, model, solver, epochs=2)
+    half.save(tmp_path / "half.npz")
+    again = Trainer.load(tmp_path / "half.npz", backend=place)
+    assert again.solver == half.solver
+    assert hash(again.solver) == hash(half.solver)
+    again.fit(table(), epochs=1, progress=False)
+    assert all(np.array_equal(again.weights[k], w) for k, w in whole.weights.items())
 
 
 def test_a_subclass_in_tiles_too(place):

@@ -50,6 +50,16 @@ def test_bad_shared_arguments_are_refused(kind, arguments, match):
         (lambda: Adam(betas=("a", 0.9)), r"betas\[0\] is 'a'"),
         (lambda: Adam(eps=0.0), "eps is 0"),
         (lambda: Adam(eps=-1e-8), "eps is -1e-08"),
+        (lambda: Adam(amsgrad=1), "amsgrad is 1; it must be True or False"),
+        (lambda: Gradient(SGD(0.1), clip_value=0), "clip_value is 0; it must be above 0"),
+        (lambda: Gradient(SGD(0.1), clip_value="1"), "clip_value is '1'; it must be a number"),
+        (lambda: Gradient(SGD(0.1), clip_norm=-1), "clip_norm is -1; it must be above 0"),
+        (lambda: Gradient(SGD(0.1), clip_norm=np.inf), "clip_norm is inf"),
+        (lambda: Gradient(SGD(0.1), clip_norm=True), "clip_norm is True; it must be a number"),
+        (lambda: Gradient(SGD(0.1), lr_factors=0.5), "lr_factors is 0.5; it must be a dict"),
+        (lambda: Gradient(SGD(0.1), lr_factors={"a": -1}), r"lr_factors\['a'\] is -1; it must be at least 0"),
+        (lambda: Gradient(SGD(0.1), lr_factors={1: 1}), "lr_factors has 1 among its keys"),
+        (lambda: Gradient(SGD(0.1), lr_factors={"x": 1}).check(DotBias(2)), r"lr_factors names \['x'\]"),
         (lambda: AdaGrad(eps=0.0), "eps is 0; it must be above 0"),
         (lambda: AdaGrad(initial=-0.1), "initial is -0.1; it must be at least 0"),
         (lambda: AdaGrad(initial=None), "initial is None"),
@@ -76,7 +86,7 @@ def test_signatures_and_defaults_are_the_published_ones():
 
     shared = {"weight_decay": 0.0, "decay": "l2", "sparse": False}
     assert defaults(SGD) == {"lr": inspect.Parameter.empty, "momentum": 0.0, "nesterov": False, **shared}
-    assert defaults(Adam) == {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8, **shared}
+    assert defaults(Adam) == {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8, **shared, "amsgrad": False}
     assert defaults(AdaGrad) == {"lr": 0.01, "eps": 1e-10, "initial": 0.0, **shared}
     assert defaults(RMSProp) == {
         "lr": 0.01, "alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False, **shared,
@@ -166,6 +176,7 @@ OPTIMIZERS = [
     SGD(0.1),
     SGD(0.1, momentum=0.9, nesterov=True, weight_decay=1e-4, decay="per_rating", sparse=True),
     Adam(),
+    Adam(0.1, amsgrad=True),
     AdaGrad(0.1, initial=0.1, weight_decay={"user_factors": 1e-4}),
     RMSProp(0.1, 0.9, momentum=0.5, centered=True, decay="decoupled", sparse=True),
     Adam(0.02, betas=(0.5, 0.6), eps=1e-3, weight_decay={"user_factors": 1e-4, "item_bias": 0.1}, decay="decoupled"),
@@ -203,3 +214,35 @@ def test_the_base_has_no_step():
     assert base.slots() == ()
     with pytest.raises(NotImplementedError):
         base.update(1.0, 1.0, {}, 1, 0.1, True)
+
+
+def test_the_norm_of_large_float32_gradients_does_not_overflow():
+    """Their squares do: divided by an infinite norm, the gradient would vanish in silence."""
+    grads = {"a": np.full(3, 1e25, np.float32), "b": np.zeros(2, np.float32)}
+    clipped = Gradient(SGD(0.1), clip_norm=1.0)._clipped(grads)
+    assert clipped["a"] == pytest.approx(3**-0.5, rel=1e-6)
+    assert clipped["a"].dtype == np.float32
+    assert grads["a"][0] == np.float32(1e25), "the gradient given is not changed"
+
+
+def test_clipping_by_hand():
+    """|(3, 4)| = 5; by value 3.5 first: |(3, 3.5)| = 4.6098."""
+    grads = {"a": np.array([3.0]), "b": np.array([[-4.0]])}
+    norm = Gradient(SGD(0.1), clip_norm=1.0)._clipped(grads)
+    assert (norm["a"][0], norm["b"][0, 0]) == pytest.approx((0.6, -0.8), rel=1e-6)
+    both = Gradient(SGD(0.1), clip_value=3.5, clip_norm=2.3049)._clipped(grads)
+    assert (both["a"][0], both["b"][0, 0]) == pytest.approx((1.5, -1.75), rel=1e-4)
+    assert Gradient(SGD(0.1), clip_value=9, clip_norm=9)._clipped(grads) == grads
+
+
+def test_amsgrad_on_sparse_rows_by_hand():
+    """beta1 = 0, beta2 = 1/2, g = 2 then 1: v = 2, then 1.5; the largest stays 2. (U9) for eps."""
+    adam = Adam(0.1, betas=(0.0, 0.5), eps=1e-3, sparse=True, amsgrad=True)
+    w = {"t": np.zeros((2, 1))}
+    state = adam.init_state(w)
+    for t, g in ((1, 2.0), (2, 1.0)):
+        adam.step(w, {"t": np.array([[g], [0.0]])}, state, t, 0.1, {"t": np.array([1, 0])}, 1)
+    first = 0.1 * 2 / (np.sqrt(2 / 0.5) + 1e-3 / np.sqrt(0.5))
+    second = 0.1 * 1 / (np.sqrt(2 / 0.75) + 1e-3 / np.sqrt(0.75))
+    assert w["t"][:, 0] == pytest.approx([-first - second, 0.0], rel=1e-12)
+    assert state["largest.t"][:, 0].tolist() == [2.0, 0.0]
