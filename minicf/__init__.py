@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         EarlyStopping,
         History,
         PrintEpochs,
+        ReduceLROnPlateau,
         Trainer,
     )
 
@@ -56,6 +57,7 @@ _LATER = {
         "EarlyStopping",
         "History",
         "PrintEpochs",
+        "ReduceLROnPlateau",
         "Trainer",
     ),
 }
@@ -114,6 +116,7 @@ __all__ = [
     "RMSProp",
     "Ratings",
     "Recommender",
+    "ReduceLROnPlateau",
     "SGD",
     "Schedule",
     "Solver",

@@ -201,7 +201,10 @@ class Linear(Schedule):
 @register
 @dataclass(frozen=True)
 class Piecewise(Schedule):
-    """Take `factors[0]` until `at[0]` epochs are over, then `factors[1]` until `at[1]`, …: one factor more than times."""
+    """Take `factors[0]` until `at[0]` epochs are over, then `factors[1]` until `at[1]`, ….
+
+    There is one factor more than times.
+    """
 
     at: Sequence[float]
     factors: Sequence[float]
