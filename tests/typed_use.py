@@ -170,9 +170,15 @@ def trained(path: Path) -> minicf.Trainer:
     trainer = minicf.Trainer(hybrid, minicf.AdaGrad(0.1, initial=0.1))
     trainer = minicf.Trainer(hybrid, minicf.SGD(0.1, momentum=0.9), batch_size=8, loss=minicf.SquaredError())
     trainer = minicf.Trainer(hybrid, minicf.Adam(0.01, weight_decay={"user_factors": 1e-4}), backend="auto")
-    plateau: minicf.Callback = minicf.ReduceLROnPlateau(0.5, patience=2)
     stop = minicf.EarlyStopping(2, min_delta=1e-3)
-    callbacks = [Best(), stop, minicf.Checkpoint(path, every=2), minicf.CSVLog("log.csv"), minicf.PrintEpochs()]
+    callbacks = [
+        Best(),
+        stop,
+        minicf.ReduceLROnPlateau(0.5),
+        minicf.Checkpoint(path, every=2),
+        minicf.CSVLog("log.csv"),
+        minicf.PrintEpochs(),
+    ]
     for schedule in (
         minicf.WarmUp(minicf.Cosine(), epochs=2), minicf.Chain((minicf.Linear(), minicf.Step(2)), at=(3,)),
         minicf.Piecewise((1, 2), (1.0, 0.5, 0.1)),
