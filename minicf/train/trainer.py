@@ -303,8 +303,8 @@ class Trainer:
         self._callbacks = tuple(sorted(_listed(callbacks), key=lambda callback: isinstance(callback, Checkpoint)))
         self._resume_callbacks()
         metric = solver.loss.metric
-        with contextlib.ExitStack() as ends:  # each callback that began ends, whatever the others raise
-            ends.enter_context(limit_blas(self.n_threads))
+        # Each callback that began ends, whatever the others raise.
+        with limit_blas(self.n_threads), contextlib.ExitStack() as ends:
             for callback in self._callbacks:
                 _call(callback, "on_fit_begin", self)
                 ends.callback(_call, callback, "on_fit_end", self)
