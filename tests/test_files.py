@@ -645,6 +645,10 @@ SGD_CONFIG = {"kind": "SGD", "lr": 0.1, "momentum": 0.9}
 ADAM_CONFIG = {"kind": "Adam", "lr": 0.01}
 DOT_CONFIG = {"kind": "Dot", "n_factors": 3}
 GRADIENT_CONFIG = {"kind": "Gradient", "optimizer": ADAM_CONFIG, "loss": {"kind": "SquaredError"}, "batch_size": 8}
+ROW = {
+    "lr": 0.1, "train_mse": 1.0, "penalty": 0.0, "valid_mse": 1.0, "seconds": 1.0, "ratings_per_second": 1.0,
+}  # fmt: skip
+STOP = {"best": 1.0, "best_epoch": 1, "waited": 0, "stopped": False}
 HEADERS = {
     "no model": {"model": ...},
     "another model": {"model": {"kind": "Dot", "n_factors": 4}},
@@ -688,6 +692,23 @@ HEADERS = {
     "endless epoch": {"epoch": float("inf")},
     "epoch of text": {"epoch": "x"},
     "history of nothing": {"history": None},
+    "history of numbers": {"history": [1, 2]},
+    "history without rows": {"history": []},
+    "history of empty rows": {"history": [{}, {}]},
+    "history of texts": {"history": [ROW | {"epoch": 1}, ROW | {"epoch": 2, "train_mse": "low"}]},
+    "history of other epochs": {"history": [ROW | {"epoch": 2}, ROW | {"epoch": 3}]},
+    "history of another loss": {"history": [{"epoch": 1, "train_log_loss": 0.5}, {"epoch": 2}]},
+    "negative epoch": {"epoch": -1, "history": []},
+    "broken epoch": {"epoch": 2.5},
+    "another epoch": {"epoch": 3},
+    "ids of numbers": {"ids": {"user": 3}},
+    "ids of others": {"ids": {"movie": "abc"}},
+    "negative epochs of a schedule": {"schedule": [{"kind": "Cosine", "epochs": 4}, -1]},
+    "epochs of a schedule as text": {"schedule": [{"kind": "Cosine", "epochs": 4}, "1"]},
+    "callback of nothing": {"callbacks": {"EarlyStopping0": None}},
+    "callback without values": {"callbacks": {"EarlyStopping0": {}}},
+    "callback with text": {"callbacks": {"EarlyStopping0": STOP | {"best": "low"}}},
+    "callback with a broken count": {"callbacks": {"EarlyStopping0": STOP | {"waited": 0.5}}},
     "unknown schedule": {"schedule": [{"kind": "Linear"}, 1]},
     "schedule of nonsense": {"schedule": [{"kind": "Cosine", "epochs": -1}, 1]},
     "schedule with other arguments": {"schedule": [{"kind": "Cosine", "x": -1}, 1]},
@@ -703,6 +724,14 @@ ARRAYS = {
     "no state": {"state.first.user_bias": ...},
     "state that broadcasts": {"state.first.user_bias": np.zeros(1)},
     "state that broadcasts to a table": {"state.second.user_factors": np.zeros((1, 3))},
+    "state that is NaN": {"state.second.user_bias": np.full(13, np.nan)},
+    "state of another name": {"state.third.user_bias": np.zeros(13)},
+    "state of text": {"state.first.user_bias": np.array(["1"] * 13)},
+    "a broken step": {"state.step": np.array(1.5)},
+    "a negative step": {"state.step": np.array(-1)},
+    "best weights of another shape": {"callback.EarlyStopping0._best.weights.user_bias": np.zeros(3)},
+    "best weights without one": {"callback.EarlyStopping0._best.weights.user_bias": ...},
+    "best state without one": {"callback.EarlyStopping0._best.state.first.user_bias": ...},
     "no step": {"state.step": ...},
     "a step of two": {"state.step": np.array([1, 2])},
 }
@@ -710,10 +739,12 @@ ARRAYS = {
 
 def test_the_headers_that_the_wrong_ones_are_made_of_are_right(checkpoint):
     """What is refused below is refused for the change."""
+    rows = files.read(checkpoint, "checkpoint")[0]["history"]
+    logistic = [{name.replace("mse", "log_loss"): x for name, x in row.items()} for row in rows]
     for changes in (
         {"solver": GRADIENT_CONFIG},
         {"solver": ..., "optimizer": ADAM_CONFIG, "batch_size": 8},
-        {"solver": GRADIENT_CONFIG | {"loss": {"kind": "Logistic"}, "shuffle": False}},
+        {"solver": GRADIENT_CONFIG | {"loss": {"kind": "Logistic"}, "shuffle": False}, "history": logistic},
     ):
         trainer = minicf.Trainer.load(changed(checkpoint, changes), backend="numpy")
         assert (trainer.optimizer, trainer.batch_size, trainer.epoch) == (minicf.Adam(0.01), 8, 2)
