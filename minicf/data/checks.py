@@ -144,12 +144,32 @@ def rating_values(column: pd.Series, name: str) -> NDArray[np.float32]:
     elif types.is_complex_dtype(column.dtype):
         refuse(column, name, 0, "is complex", "ratings are real numbers")
     with np.errstate(over="ignore"):  # what overflows is refused below
-        values = column.to_numpy(dtype=np.float64).astype(np.float32)
+        given = column.to_numpy(dtype=np.float64)
+        values = given.astype(np.float32)
     bad = ~np.isfinite(values)
     if bad.any():
         problem = f"is not finite in float32 ({plural(int(bad.sum()), 'row')} in all)"
         refuse(column, name, int(bad.argmax()), problem, "drop or mend such rows")
+    _refuse_merged(given, values, name)
     return values
+
+
+def _refuse_merged(given: NDArray[np.float64], values: NDArray[np.float32], name: str) -> None:
+    """Refuse ratings far from zero and close together, such as 100000001 and 100000002, which are one float32."""
+    if not values.size:
+        return
+    low, high = float(given.min()), float(given.max())
+    # Rounding is at most 1e-7 of the largest number: that is a trifle unless all lie in a far smaller range.
+    if high == low or max(abs(low), abs(high)) < 10 * (high - low):
+        return
+    different = np.unique(given)
+    lost = (np.diff(different.astype(np.float32)) == 0) & (np.diff(different) > 1e-6 * (high - low))
+    if lost.any():
+        at = int(lost.argmax())
+        raise ValueError(
+            f'column "{name}": {shown(different[at])} and {shown(different[at + 1])} are one number in '
+            f'float32; take an offset from all of them: frame["{name}"] - {low:.17g}'
+        )
 
 
 def convert(value: Any, name: str) -> str:

@@ -74,6 +74,10 @@ class Vocabulary:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __contains__(self, value: object) -> bool:
+        """Return whether a value is a known id, by the rules of `index`."""
+        return bool(pd.api.types.is_scalar(value) and self.index(value, missing=-1) >= 0)
+
     def __repr__(self) -> str:
         kind = "integer" if self._integers else "string"
         head = ", ".join(repr(value) for value in self.ids[:3].tolist())
