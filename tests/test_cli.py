@@ -84,7 +84,7 @@ def test_recommend_to_someone_new(model, tmp_path, capsys, monkeypatch):
     from_file = out(capsys)
     assert len(from_file) == 13
     assert not set(from_file.movieId) & {1000, 994}
-    monkeypatch.setattr(sys, "stdin", io.StringIO(new))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(new.encode())))
     assert run("recommend", model, "--new", "-", "-n", 20) == 0
     pd.testing.assert_frame_equal(out(capsys), from_file)
 
@@ -153,7 +153,7 @@ def test_what_separates_is_found_in_the_header(tmp_path, mark, encoding, monkeyp
         csv.writer(file, delimiter=mark).writerows(rows)
     expected = pd.DataFrame(rows[1:], columns=rows[0]).astype({"rating": float})
     pd.testing.assert_frame_equal(cli._table(str(path), cli.COLUMNS), expected)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(path.read_text("utf-8")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
     pd.testing.assert_frame_equal(cli._table("-", cli.COLUMNS), expected)
 
 
@@ -201,12 +201,12 @@ def test_ctrl_c_while_training_leaves_the_file(ratings, tmp_path, capsys, monkey
         (("similar", "MODEL", "--title", "Film"), "15 titles match 'Film'"),
         (("similar", "MODEL", "--title", "Movie"), "no title contains 'Movie'"),
         (("train", "nowhere.csv", "-o", "m.npz"), "nowhere.csv does not exist"),
-        (("train", "RATINGS", "-o", "no/folder/m.npz"), "no/folder is not a folder"),
+        (("train", "RATINGS", "-o", "no/folder/m.npz"), "no/folder is not a directory; make it"),
         (
             ("train", "RATINGS", "-o", "OUT", "--user-column", "uid"),
             "no column 'uid'; it has 'userId', 'movieId', 'rating'; see --user-column",
         ),
-        (("train", "RATINGS", "-o", "OUT", "--factors", "0"), "n_factors is 0"),
+        (("train", "RATINGS", "-o", "OUT", "--factors", "0"), "--factors is 0"),
         (("train", "TWICE", "-o", "OUT"), "are both ratings of item"),
         (
             ("train", "WORDS", "-o", "OUT"),
@@ -226,11 +226,14 @@ def test_ctrl_c_while_training_leaves_the_file(ratings, tmp_path, capsys, monkey
         (("train", "SPACE", "-o", "OUT"), "no column 'movieId'; it has 'userId', ' movieId'"),
         (("train", "EMPTY", "-o", "OUT"), "has no rows"),
         (("train", "NOTHING", "-o", "OUT"), "is empty; it must have a header"),
-        (("train", "LATIN", "-o", "OUT"), "is not in UTF-8"),
+        (
+            ("train", "LATIN", "-o", "OUT"),
+            "is not in UTF-8: line 2, byte 3 is 0xeb; save it as UTF-8, or say --encoding",
+        ),
         (("recommend", "MODEL", "--user", "u1"), "such as 'u100', 'u107', 'u114'; use --new"),
         (("similar", "MODEL", "--item", "7"), "unknown item 7; there are 15 known items"),
         (("evaluate", "MODEL", "WORDS"), "is not a finite number"),
-        (("explore", "MODEL", "EMPTY", "-o", "OUT"), "has no rows"),
+        (("explore", "MODEL", "EMPTY", "-o", "PAGE"), "has no rows"),
     ],
 )
 def test_errors_are_one_line(model, ratings, tmp_path, capsys, arguments, message):
@@ -246,7 +249,7 @@ def test_errors_are_one_line(model, ratings, tmp_path, capsys, arguments, messag
         "NOTHING": "",
         "EMPTY": "userId,movieId,rating\n",
     }
-    paths = {"MODEL": model, "RATINGS": ratings, "OUT": tmp_path / "out.npz"}
+    paths = {"MODEL": model, "RATINGS": ratings, "OUT": tmp_path / "out.npz", "PAGE": tmp_path / "page.html"}
     for name, text in texts.items():
         paths[name] = tmp_path / f"{name}.csv"
         paths[name].write_text(text, encoding="latin-1" if name == "LATIN" else "utf-8")
