@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import socket
 import stat
 import struct
+import subprocess
+import sys
+import threading
 import tracemalloc
 import zipfile
 
@@ -143,7 +148,7 @@ def test_a_failure_midway_keeps_the_old_file(tmp_path, saved, weights, monkeypat
     assert list(tmp_path.iterdir()) == [saved]
 
 
-@pytest.mark.parametrize("function", ["replace", "fsync", "chmod"])
+@pytest.mark.parametrize("function", ["replace", "fsync", "fchmod"])
 def test_a_failure_at_the_end_keeps_the_old_file(tmp_path, saved, monkeypatch, function):
     before = saved.read_bytes()
 
@@ -199,6 +204,215 @@ def test_permissions_are_those_of_an_ordinary_file(tmp_path, weights, mask):
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes["w.npz"] == modes["plain"] == 0o666 & ~mask
+
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="FIFOs, devices, owners and modes of POSIX")
+
+
+@POSIX
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o400, 0o444])
+def test_a_file_that_is_saved_over_keeps_its_mode(saved, mode):
+    saved.chmod(mode)
+    with files.atomic(saved) as file:
+        (temporary,) = saved.parent.glob(".*.tmp")
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600  # nobody reads it in the meantime
+        file.write(b"new")
+    assert saved.read_bytes() == b"new"
+    assert stat.S_IMODE(saved.stat().st_mode) == mode
+
+
+@POSIX
+def test_a_file_that_is_saved_over_keeps_its_owner(saved, weights):
+    if os.geteuid():
+        pytest.skip("only root gives files away")
+    os.chown(saved, 65534, 65533)
+    saved.chmod(0o640)
+    save_weights(saved, weights)
+    status = saved.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (65534, 65533, 0o640)
+
+
+@POSIX
+def test_rights_of_a_group_that_cannot_be_kept_are_dropped(saved, weights, monkeypatch):
+    old = os.stat(saved)
+    saved.chmod(0o664)
+
+    def another(handle):
+        return os.stat_result([*old[:5], old.st_gid + 1, *old[6:]])
+
+    def fail(*_):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(os, "fstat", another)
+    monkeypatch.setattr(os, "fchown", fail)
+    save_weights(saved, weights)
+    monkeypatch.undo()
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o604
+
+
+@POSIX
+def test_saving_never_touches_the_umask(tmp_path, saved, weights, monkeypatch):
+    """It belongs to the whole process: another thread's files would have another mode in the meantime."""
+
+    def fail(*_):
+        raise AssertionError("umask was called")
+
+    monkeypatch.setattr(os, "umask", fail)
+    save_weights(saved, weights)
+    save_weights(tmp_path / "new", weights)
+
+
+@pytest.mark.parametrize("length", [1, 100, 101, 241, 242, 250, 255])
+@pytest.mark.parametrize("letter", ["x", "ü", "日"])
+def test_names_as_long_as_a_folder_holds(tmp_path, weights, length, letter):
+    name = (letter * length).encode()[:length].decode(errors="ignore")
+    path = tmp_path / (name + "x" * (length - len(name.encode())))
+    for _ in range(2):
+        files.check_writable(path)
+        save_weights(path, weights)
+        assert same(load_weights(path), weights)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("length", [256, 300, 5000])
+def test_names_that_no_folder_holds_are_refused_before(tmp_path, weights, length):
+    for write in (files.check_writable, lambda path: save_weights(path, weights)):
+        with pytest.raises(OSError, match="name too long; name another file"):
+            write(tmp_path / ("x" * length))
+    assert list(tmp_path.iterdir()) == []
+
+
+def reader(path) -> tuple[list[bytes], threading.Thread]:
+    """What arrives at a FIFO."""
+    found: list[bytes] = []
+    thread = threading.Thread(target=lambda: found.append(path.read_bytes()))
+    thread.start()
+    return found, thread
+
+
+@POSIX
+def test_a_fifo_gets_the_file_and_stays_one(tmp_path, saved, weights):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    link = tmp_path / "link"
+    link.symlink_to("fifo")
+    for target in (path, link):
+        files.check_writable(target)
+        found, thread = reader(path)
+        save_weights(target, weights)
+        thread.join(60)
+        assert stat.S_ISFIFO(path.stat().st_mode)
+        (tmp_path / "copy").write_bytes(found[0])
+        assert same(load_weights(tmp_path / "copy"), weights)
+    assert not list(tmp_path.glob(".*"))
+
+
+@POSIX
+def test_a_device_stays_one(tmp_path, weights):
+    before = os.stat(os.devnull)
+    link = tmp_path / "link"
+    link.symlink_to(os.devnull)
+    for target in (os.devnull, link):
+        files.check_writable(target)
+        save_weights(target, weights)
+        assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+        assert os.stat(os.devnull).st_rdev == before.st_rdev
+    assert link.is_symlink()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_device_that_is_full_is_an_error(weights):
+    with pytest.raises(OSError, match=r"No space left.*it was not written, or in part") as caught:
+        save_weights("/dev/full", weights)
+    assert caught.value.filename == "/dev/full"
+
+
+@POSIX
+def test_nothing_reaches_a_fifo_from_a_block_that_fails(tmp_path):
+    os.mkfifo(tmp_path / "fifo")  # without a reader: opening it would wait
+    block = files.atomic(tmp_path / "fifo")
+    block.__enter__().write(b"half")
+    with pytest.raises(ValueError, match="no"):
+        block.gen.throw(ValueError("no"))
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no sockets among files")
+def test_a_socket_is_refused_before(tmp_path, weights, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind("socket")
+        for write in (files.check_writable, lambda path: save_weights(path, weights)):
+            with pytest.raises(OSError, match="it is a socket, not a file"):
+                write("socket")
+        refused("socket", "is a socket; it must be a regular file")
+    assert stat.S_ISSOCK(os.stat("socket").st_mode)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="handles have no names here")
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize("kind", ["file", "pipe", "deleted file"])
+def test_the_output_of_a_process_is_written_where_it_stands(tmp_path, name, kind):
+    """The shell's `(echo a; command; echo b) > file`, and `command | other`."""
+    code = (
+        "import os, sys; from minicf import files; files.check_writable(sys.argv[1]); os.write(1, b'a')\n"
+        "if sys.argv[2]: os.unlink(sys.argv[2])\n"
+        "with files.atomic(sys.argv[1]) as file: file.write(b'data')\n"
+        "os.write(1, b'b')"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", code, name, str(out) if kind == "deleted file" else ""]
+    with out.open("w+b") as file:
+        output = subprocess.PIPE if kind == "pipe" else file
+        done = subprocess.run(command, stdout=output, timeout=60)
+        assert done.returncode == 0
+        file.seek(0)
+        assert (done.stdout if kind == "pipe" else file.read()) == b"adatab"
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_check_leaves_nothing_behind(tmp_path, saved, exists):
+    path = saved if exists else tmp_path / "new"
+    before = {x.name: (x.read_bytes(), x.stat().st_mtime_ns) for x in tmp_path.iterdir()}
+    files.check_writable(path)
+    files.check_writable(str(path))
+    assert {x.name: (x.read_bytes(), x.stat().st_mtime_ns) for x in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_a_check_tries_the_folder(tmp_path, monkeypatch, number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(OSError, match=f"{os.strerror(number)}; name another file") as caught:
+        files.check_writable(tmp_path / "x")
+    assert caught.value.errno == number
+
+
+def test_a_check_refuses_what_is_no_place_for_a_file(tmp_path, saved):
+    for path, error in [
+        (tmp_path / "no" / "x", FileNotFoundError),
+        (saved / "x", NotADirectoryError),
+        (tmp_path, IsADirectoryError),
+        (f"{tmp_path}/new/", IsADirectoryError),
+        ("", IsADirectoryError),
+    ]:
+        with pytest.raises(error, match=r"name another|name a file in it"):
+            files.check_writable(path)
+
+
+@POSIX
+@pytest.mark.parametrize("load", [load_weights, minicf.Trainer.load, minicf.load])
+def test_only_regular_files_are_read(tmp_path, load):
+    """A FIFO would wait for a writer, and /dev/zero has no end."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    for path, kind in [(tmp_path / "fifo", "FIFO"), (tmp_path / "link", "FIFO"), ("/dev/zero", "device")]:
+        with pytest.raises(FileError, match=f"is a {kind}; it must be a regular file"):
+            load(path)
+    with pytest.raises(IsADirectoryError, match="is a directory"):
+        load(tmp_path)
 
 
 # --- refused --------------------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ class Checkpoint(Callback):
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Refuse what cannot be written before the first epoch, not after it."""
-        files.check_folder(self.path)
+        files.check_writable(self.path)
         trainer.described()
 
     def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
@@ -167,7 +167,7 @@ class CSVLog(Callback):
         self.path = Path(path)
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        files.check_folder(self.path)
+        files.check_writable(self.path)
 
     def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
         new = not self.path.exists() or self.path.stat().st_size == 0
