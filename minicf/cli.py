@@ -16,7 +16,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = str(error)
         if isinstance(error, MemoryError):
             text = f"there is not enough memory{f': {text}' if text else ''}"
-        _say(f"error: {_in_options(' '.join(text.split()) or repr(error))}")
+        _say(f"error: {_in_options(text.strip() or repr(error))}")
         return 1
     return 0
 
@@ -103,10 +103,20 @@ class _Parser(argparse.ArgumentParser):
             word = words.pop(0)
             action = self._option_string_actions.get(word)
             text = action is not None and action.nargs is None and action.type is None
-            if text and words and words[0] not in ("-", *self._option_string_actions) and words[0].startswith("-"):
+            if (
+                text
+                and words
+                and words[0] not in ("-", "--", *self._option_string_actions)
+                and words[0].startswith("-")
+            ):
                 word += ("=" if word.startswith("--") else "") + words.pop(0)
+            if word.startswith("-") and word.endswith("=--"):  # argparse would hand on an empty list
+                self.error(f"{word.removesuffix('=--')} is '--'; it must be another text")
             joined.append(word)
         return super().parse_known_args(joined, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        super().error(tables.harmless(message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -131,6 +141,11 @@ def _parser() -> argparse.ArgumentParser:
     def encoding(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--encoding", metavar="NAME", help="of CSV files without a byte order mark, such as cp1252 (utf-8)"
+        )
+
+    def duplicates(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--duplicates", choices=("error", "last", "mean"), help="as for train (what the model was trained with)"
         )
 
     def lists(sub: argparse.ArgumentParser) -> None:
@@ -180,9 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     encoding(sub)
     sub.add_argument("-k", type=int, default=10, help="length of the lists (10)")
     sub.add_argument("--with-seen", action="store_true", help="also recommend seen items")
-    sub.add_argument(
-        "--duplicates", choices=("error", "last", "mean"), help="as for train (what the model was trained with)"
-    )
+    duplicates(sub)
 
     sub = command("recommend", _recommend, "Recommend the best items to users.")
     sub.add_argument("model")
@@ -193,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         "--new", metavar="CSV", help="ratings of a new user: item and rating columns; - for standard input"
     )
     encoding(sub)
+    duplicates(sub)
     sub.add_argument("--with-seen", action="store_true", help="also recommend seen items")
     lists(sub)
 
@@ -387,13 +401,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     if sys.stdout is None:
         raise _Failure("standard output is closed; it is where the measures go")
     recommender = _load(options.model)
-    if options.duplicates:
-        recommender.duplicates = options.duplicates
+    recommender.duplicates = options.duplicates or recommender.duplicates
     if recommender.seen_ is None or options.with_seen:
         if not options.with_seen:
             _say("the model was saved without seen items: lists may hold items of training")
         recommender.seen_ = Bags.empty(len(recommender.users_))
     frame = _table(options.ratings, _names(recommender), encoding=options.encoding, recommender=recommender)
+    if options.k > (most := max(1000, len(recommender.items_))):  # each user has a list of this length
+        raise _Failure(
+            f"-k is {options.k:,}; it must be at most {most:,} for a model of {len(recommender.items_):,} items"
+        )
     result = recommender.evaluate(frame, k=options.k)
     tables.write(pd.DataFrame({"measure": list(result), "value": list(result.values())}), "-")
 
@@ -401,6 +418,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _recommend(options: argparse.Namespace) -> None:
     _check_output(options, *tables.TABLES)
     recommender = _load(options.model)
+    recommender.duplicates = options.duplicates or recommender.duplicates
+    options.n = min(options.n, len(recommender.items_))
     if options.all:
         frames = (
             frame.drop(columns="known")
@@ -433,6 +452,7 @@ def _recommend(options: argparse.Namespace) -> None:
 def _similar(options: argparse.Namespace) -> None:
     _check_output(options, *tables.TABLES)
     recommender = _load(options.model)
+    options.n = min(options.n, len(recommender.items_))
     if options.title is None:
         item = _as_known(recommender, "item", options.item)
     else:
@@ -553,7 +573,9 @@ def _gpu() -> str:
 
 
 def _say(text: str) -> None:
-    print(f"minicf: {tables.harmless(text)}", file=sys.stderr)
+    """Print one line for a person."""
+    text = tables.harmless(" ".join(text.split()))
+    print(f"minicf: {text if len(text) <= 1000 else f'{text[:700]} … {text[-290:]}'}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -99,10 +99,8 @@ def _unzipped(data: bytes, path: str) -> bytes:
         hidden = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*|\.DS_Store)|.*/")
         names = [name for name in archive.namelist() if not hidden.fullmatch(name)]
         if len(names) != 1:
-            listed = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
-            raise TableError(
-                f"{path} holds {plural(len(names), 'file')} ({listed or 'none'}); it must hold one CSV file"
-            )
+            listed = ": " + ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "") if names else ""
+            raise TableError(f"{path} holds {plural(len(names), 'file')}{listed}; it must hold one CSV file")
         return archive.read(names[0])
 
 
@@ -177,7 +175,10 @@ def read(path: str, columns: Sequence[str], encoding: str | None = None, remedy:
         The file cannot be read, decompressed, decoded, or split into one row for each line.
     """
     text = _text(_content(path), path, encoding)
-    head = enumerate(_first_lines(text))
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    # Not str.splitlines, which splits at other characters too.
+    head = ((number, line[1]) for number, line in enumerate(re.finditer("([^\n]*)(\n|$)", text)))
     number, header = next(((at, line) for at, line in head if line.strip()), (0, ""))
     separator = None
     if given := re.fullmatch(r'"?sep=([,;\t|])"?', header, re.IGNORECASE):  # how Excel says it
@@ -215,11 +216,6 @@ def read(path: str, columns: Sequence[str], encoding: str | None = None, remedy:
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-def _first_lines(text: str) -> Iterator[str]:
-    """Yield lines as pandas counts them; `str.splitlines` would also split at other characters."""
-    return (found[1] for found in re.finditer(r"([^\r\n]*)(\r\n|\r|\n|$)", text))
-
-
 def _separator(header: str, columns: Sequence[str]) -> str:
     """Return the first of comma, semicolon and tab that finds all columns, else the one that is there."""
     for mark in ",;\t":
@@ -235,7 +231,7 @@ def _check_quotes(text: str, separator: str, path: str) -> None:
     mark = re.escape(separator)
     field = f'(?:"(?:[^"]|"")*+"|(?!")[^{mark}]*+)'
     good = re.compile(f"{field}(?:{mark}{field})*+")
-    for number, line in enumerate(re.split("\r\n|\r|\n", text), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if '"' in line and not good.fullmatch(line):
             raise TableError(
                 f"{path}, line {number}: a value that begins with a quote must end with one, on the same line; write a "
@@ -349,7 +345,7 @@ def check_output(path: str, suffixes: Sequence[str]) -> None:
         and "." in name[1:]
         and not name.lower().endswith(tuple(suffixes))
     ):
-        raise TableError(f"{path} has another suffix than what is written; it must end in {' or '.join(suffixes)}")
+        raise TableError(f"{path} has the suffix of another format; it must end in {' or '.join(suffixes)}")
 
 
 def write(frame: pd.DataFrame, path: str, header: bool = True) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from minicf.data.checks import as_series, frozen, id_values, plural, shown
+from minicf.data.checks import EXACT_FLOAT, as_series, frozen, id_values, plural, shown
 
 
 class UnknownIdError(KeyError):
@@ -171,8 +171,10 @@ def as_id(value: Any, integers: bool) -> int | str | None:
         return value if isinstance(value, str) else None
     if isinstance(value, bool):
         return None
-    if isinstance(value, float | np.floating) and not value.is_integer():
-        return None
+    if isinstance(value, float | np.floating):
+        limit = EXACT_FLOAT[min(8, getattr(value, "itemsize", 8))]
+        if not (-limit < float(value) < limit and value.is_integer()):
+            return None
     if isinstance(value, numbers.Integral | float | np.floating):
         whole = int(value)
         return whole if -(2**63) <= whole < 2**63 else None
