@@ -29,6 +29,7 @@ import numpy as np
 from minicf import cli
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252", "latin-1", "cp500", "utf-7"]
+COMMANDS = ["train", "evaluate", "recommend", "similar", "doctor"]
 SUFFIXES = [".csv", ".tsv", ".txt", "", ".csv.gz", ".csv.bz2", ".csv.xz", ".zip", ".csv.zst", ".CSV.GZ", ".parquet"]
 IDS = ["1", "01", "1.0", " 1", "1 ", "guest", "", "-0zEx", "-1", "--", "--all", "=1+1", "nan", "u3", "Zoë", "茶", "1e3",
        "٣", "1_0", "9" * 25, "9" * 5000, "\x1b[31m", "a\0b", "\udcff", "9223372036854775807", "-n", "a,b"]  # fmt: skip
@@ -238,7 +239,7 @@ def run(n: int, seed: int = 0) -> Counter[str]:
                 f"input {number} of seed {seed}, {how}: {words}\n{data[:500]!r}\n{text}"
             )
             assert (how == "done") or not (folder / "out.npz").exists(), f"input {number}: a file was left by {words}"
-            counts[f"{words[0] if words else ''} {how}"] += 1
+            counts[f"{words[0] if words[0] in COMMANDS else 'other'} {how}"] += 1
     return counts
 
 
