@@ -381,6 +381,10 @@ def changed(column: str, row: int, value: object) -> pd.DataFrame:
         (small_frame().astype({"rating": str}), "row 0.*'4.0' is .*not a number.*to_numeric"),
         (small_frame().astype({"rating": "category"}), "not a number"),
         (changed("rating", 4, "1.0"), "row 4.*'1.0' is a str, not a number.*to_numeric"),
+        (
+            changed("rating", 4, "1,234"),
+            "'1,234' is a str, not a number; write numbers without a separator of thousands",
+        ),
         (changed("rating", 4, "4,5"), r"row 4.*'4,5' is a str, not a number; write a decimal point.*replace"),
         (changed("rating", 1, True), "row 1.*True is a bool, not a number"),
         (changed("rating", 1, None), "row 1.*missing rating"),
@@ -396,6 +400,29 @@ def test_from_frame_refuses(frame, message):
     with pytest.raises(ValueError, match=message):
         Ratings.from_frame(frame, timestamp="timestamp" if "timestamp" in frame else None)
     pd.testing.assert_frame_equal(frame, before)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [("float16", 2**11), ("float32", 2**24), ("Float32", 2**24), (float, 2**53)]
+)
+@pytest.mark.parametrize("boxed", [False, True])
+def test_float_ids_end_where_their_type_merges_neighbors(dtype, limit, boxed):
+    def column(value):
+        made = pd.Series([value, 3, 1]).astype(dtype)
+        return pd.Series(made.tolist() if dtype is float else list(made.to_numpy(np.dtype(str(dtype).lower()))),
+                         dtype=object) if boxed else made  # fmt: skip
+
+    frame = pd.DataFrame({"userId": column(limit - 1), "movieId": [1, 2, 3], "rating": 1.0})
+    assert Ratings.from_frame(frame).users.ids.tolist() == [1, 3, limit - 1]
+    power = limit.bit_length() - 1
+    message = (
+        rf"row 0.* is not a whole number below 2\*\*{power}, where .* merge neighbors; read such numbers as integers"
+    )
+    with pytest.raises(ValueError, match=message):
+        Ratings.from_frame(frame.assign(userId=column(limit)))
+    words = Vocabulary([limit - 1, limit])
+    assert words.index(column(limit - 1), missing=-1)[0] == 0
+    assert words.index(column(limit), missing=-1)[0] == -1
 
 
 def test_from_frame_refuses_other_arguments():

@@ -18,7 +18,9 @@ from minicf.arguments import check_unmasked
 
 MAX_INT32 = np.iinfo(np.int32).max
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
-EXACT_FLOAT = 2**53  # from here on, neighboring integers are one and the same float64
+
+EXACT_FLOAT = {2: 2**11, 4: 2**24, 8: 2**53}
+"""From here on, neighboring integers are one and the same float, by the bytes of a float."""
 
 
 def id_values(column: pd.Series, name: str) -> NDArray[Any]:
@@ -53,19 +55,32 @@ def id_values(column: pd.Series, name: str) -> NDArray[Any]:
                 row = next(r for r, v in enumerate(values) if not -(2**63) <= v < 2**63)
                 refuse(column, name, row, "does not fit in 64 bits", "give such ids as text")
         if kind == "floating":
-            return whole(column.astype(float), name, "give ids as integers or as text")
+            return whole(column, name, "give ids as integers or as text")
         refuse_mixed(column, name)
     refuse(column, name, 0, f"has the type {column.dtype}", "ids are integers or text: .astype(str)")
 
 
 def whole(column: pd.Series, name: str, remedy: str) -> NDArray[np.int64]:
     """Return floats that are exactly whole numbers as int64."""
+    limit = exact_below(column)
     values = column.to_numpy(dtype=np.float64)
     # The comparison is False for NaN and infinity too.
-    bad = ~((np.abs(values) < EXACT_FLOAT) & (np.floor(values) == values))
+    bad = ~((np.abs(values) < limit) & (np.floor(values) == values))
     if bad.any():
-        refuse(column, name, int(bad.argmax()), "is not a whole number below 2**53", remedy)
+        row = int(bad.argmax())
+        problem = f"is not a whole number below 2**{limit.bit_length() - 1}"
+        if np.floor(values[row]) == values[row]:  # converted now, ids that were two would stay one
+            problem += f", where {column.dtype} begins to merge neighbors"
+            remedy = "read such numbers as integers, or as text, from where they came from"
+        refuse(column, name, row, problem, remedy)
     return values.astype(np.int64)
+
+
+def exact_below(values: pd.Series) -> int:
+    """Return the limit below which floats tell whole numbers apart; of objects, that of the shortest float there."""
+    dtype: Any = getattr(values.dtype, "numpy_dtype", values.dtype)
+    sizes = (getattr(value, "itemsize", 8) for value in values) if dtype.kind == "O" else (dtype.itemsize,)
+    return EXACT_FLOAT[min(8, *sizes)]
 
 
 def refuse(column: pd.Series, name: str, row: int, problem: str, remedy: str) -> NoReturn:
@@ -174,6 +189,8 @@ def _refuse_merged(given: NDArray[np.float64], values: NDArray[np.float32], name
 
 def convert(value: Any, name: str) -> str:
     """Return the remedy for a rating that is not a number."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,3}(,[0-9]{3})+", value):
+        return "write numbers without a separator of thousands, and with a decimal point"
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+,[0-9]+", value):
         return f'write a decimal point: frame["{name}"].str.replace(",", ".").astype(float)'
     return f'convert them, pandas.to_numeric(frame["{name}"]), which names what it cannot convert'
