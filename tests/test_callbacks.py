@@ -522,7 +522,7 @@ def test_numbered_checkpoints(split, tmp_path):
     assert [Trainer.load(tmp_path / str(n), "numpy").epoch for n in (1, 2, 3, 4)] == [1, 2, 3, 4]
     t.fit(*split, callbacks=[Checkpoint(tmp_path / "{other}")])
     assert (tmp_path / "{other}").exists()
-    with pytest.raises(ValueError, match=r"path is .*; its \{epoch:…\} must format a whole number"):
+    with pytest.raises(ValueError, match=r"path is .*; \{epoch:…\} must have a format of whole numbers"):
         Checkpoint(tmp_path / "{epoch:x.3}")
 
 

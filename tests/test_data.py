@@ -773,7 +773,8 @@ def test_ratings_that_float32_cannot_tell_apart_are_refused(offset):
     ],
 )
 def test_ratings_that_only_round_are_taken(values):
-    Ratings.from_frame(small_frame().assign(rating=np.array(values, float)))
+    ratings = Ratings.from_frame(small_frame().assign(rating=np.array(values, float)))
+    assert sorted(ratings.rating) == sorted(np.array(values, np.float32))
 
 
 def test_split_by_time_of_movielens(movielens):

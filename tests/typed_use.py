@@ -226,6 +226,7 @@ def tables(frame: pd.DataFrame) -> minicf.Ratings:
     assert_type(ratings.item, NDArray[np.int32])
     assert_type(ratings.items.ids, NDArray[Any])
     assert_type(ratings.top(), pd.DataFrame)
+    ratings = assert_type(minicf.Ratings.from_scipy(ratings.to_scipy(), ratings.users, ratings.items), minicf.Ratings)
     assert_type(ratings.frame(), pd.DataFrame)
     return assert_type(ratings.take([0, 1]), minicf.Ratings)
 
