@@ -17,8 +17,8 @@ from minicf.solvers import Gradient, Progress, Solver
 class PerRating(Tables):
     """Run online SGD (batch size 1) without momentum: by tiles, which is reproducible, or racing, which is not.
 
-    ``Trainer(..., dtype="float16", batch_size=1, backend="cupy")`` trains by this class. `train` keeps the order of
-    the ratings, which only a single warp can do; `train_tiles`, `train_cut` and `train_racing` use the whole device.
+    ``Trainer(..., dtype="float16", batch_size=1, backend="cupy")`` trains by this class. The order of the ratings
+    is kept by a single warp alone; tiles (`shuffle="tiles"`), `train_cut` and `train_racing` use the whole device.
     `minicf.tiles` cuts the ratings into as many tiles as a CPU needs; a GPU needs many more: `train_cut`.
 
     Parameters
@@ -72,7 +72,7 @@ class PerRating(Tables):
         self.kernels.over("predict_pairs", len(u), arguments, device.THREADS // 32)
 
     def _steps(self, user: Any, item: Any, rating: Any, order: Any, batch: int, rates: np.ndarray) -> np.ndarray:
-        """Take the steps of `train`, which keeps the order of the ratings: by a single warp."""
+        """Take the steps in the order of the ratings, by a single warp."""
         if batch != 1:
             raise ValueError(f"batch_size is {batch}; it must be 1 for a step per rating")
         ends = np.flatnonzero(np.append(rates[1:] != rates[:-1], True)) + 1  # of runs of one learning rate
@@ -110,8 +110,8 @@ class PerRating(Tables):
 
         Parameters
         ----------
-        user, item, rating, order
-            As for `train`.
+        user, item, rating, order : arrays
+            As in `Part`: of the ratings, and the ratings' positions in the order of use.
         learning_rates : float, or array of float, shape (workers,)
             One for each round.
         """
@@ -125,8 +125,8 @@ class PerRating(Tables):
 
         Parameters
         ----------
-        user, item, rating, order
-            As for `train`.
+        user, item, rating, order : arrays
+            As for `train_cut`.
         learning_rate : float
         """
         with self._device:
