@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import threading
 import time
 import warnings
 
@@ -453,6 +454,84 @@ def test_equal_scores_go_by_id(frame):
     recommender = quick(optimizer=SGD(0.0), model=DotBias(3, init=("uniform", 0, 0))).fit(frame)
     seen = set(frame.movieId[frame.userId == 100])
     assert recommender.recommend(100, 5).movieId.tolist() == sorted(set(frame.movieId) - seen)[:5]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lists_do_not_depend_on_who_else_is_asked(frame, name):
+    """Equal items, folded in with the same ratings, keep the order of their ids, in any block."""
+    recommender = quick(model=name, epochs=4, n_factors=37).fit(frame)
+    users = recommender.users_.ids
+    recommender = with_equal_items(recommender, 60)
+    together = recommender.recommend(users, n=40, exclude_seen=False)
+    for user in users:
+        alone = recommender.recommend([user], n=40, exclude_seen=False)
+        pd.testing.assert_frame_equal(alone, together[together.userId == user].reset_index(drop=True))
+        for _, equal in alone.groupby("score"):
+            places = recommender.items_.index(equal.movieId)
+            assert (np.diff(places) > 0).all()
+    assert alone.score.duplicated().sum() > 20  # there were equal ones
+
+
+def with_equal_items(recommender: Recommender, n: int) -> Recommender:
+    """The first n // 2 and the other items of two kinds, each all alike."""
+    recommender = copy.deepcopy(recommender)
+    sizes = recommender.model_.sizes_of(recommender.weights_)
+    at = np.arange(n) % 2
+    weights = dict(recommender.weights_)
+    for table in recommender.model_.tables("item"):
+        weights[table] = np.concatenate([weights[table], weights[table][at]])
+    recommender.weights_ = weights
+    recommender.items_ = minicf.Vocabulary([*recommender.items_.ids, *range(5000, 5000 + n)])
+    recommender._cache = {}
+    assert sizes["item"] + n == len(recommender.items_)
+    return recommender
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_prediction_does_not_depend_on_the_other_pairs(frame, name, backend):
+    recommender = quick(model=name, epochs=3, backend=backend).fit(frame)
+    together = recommender.predict(frame)
+    for size in (1, 2, 7, 33):
+        some = np.concatenate([recommender.predict(frame[lo : lo + size]) for lo in range(0, 66, size)])
+        assert (some[:60] == together[:60]).all()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_readers_beside_a_writer_see_one_state(backend):
+    """Tables of other sizes in turns: rows of one in compiled code beside the weights of another are a segfault."""
+    small, large = table(6, 5, share=1.0), table(40, 60, share=1.0, seed=1)
+    recommender = quick(epochs=1, backend=backend).fit(small)
+    scores = {}
+    for name, data in (("small", small), ("large", large)):
+        scores[name] = quick(epochs=1, backend=backend).fit(data).recommend_all(exclude_seen=False)
+    expected = {name: pd.concat(list(found)) for name, found in scores.items()}
+    stop, wrong = threading.Event(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                found = pd.concat(list(recommender.recommend_all(exclude_seen=False)))
+                recommender.predict(large)
+                recommender.similar_items(small.movieId.unique(), n=3)
+                if not any(len(found) == len(one) and (found.score.to_numpy() == one.score.to_numpy()).all()
+                           for one in expected.values()):  # fmt: skip
+                    wrong.append(f"a list of {len(found)} rows of neither state")
+            except Exception as error:  # of whatever kind, it is wrong
+                wrong.append(repr(error))
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of unknown ids, in threads
+        for reader in readers:
+            reader.start()
+        for turn in range(30):
+            recommender.fit(large if turn % 2 else small)
+        stop.set()
+        for reader in readers:
+            reader.join(60)
+    assert not wrong
+    assert not any(reader.is_alive() for reader in readers)
 
 
 def test_candidates_and_filter(frame):

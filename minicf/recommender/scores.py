@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minicf import scoring
+from minicf import ops, scoring
 from minicf.backends import get_backend
 from minicf.data import Bags, Batch
-from minicf.models import Dot, DotBias, Model, Score
+from minicf.models import Model, Net, Score
 from minicf.models.scorers import by_products
 from minicf.models.weights import ONES
 from minicf.threads import one_blas_thread
 
-BLOCK = 256
-"""Pairs that a net predicts at once, always as many: a matrix product of another shape rounds in another way."""
+BLOCK = 1 << 14
+"""Pairs that a net predicts at once: bounds the memory."""
 
 ROUNDING = 2.0**-24
 """The largest relative error of one float32 operation."""
@@ -47,7 +47,9 @@ class Scores:
         sizes = model.sizes_of(weights)
         self._n_users, self._n_items = sizes["user"], sizes["item"]
         self._program: Any = None
+        self._program_weights: Mapping[str, np.ndarray] = {}
         self._all_items: Score | None = None
+        self._user_errors: NDArray[np.float64] | None = None
 
     def pairs(self, user: np.ndarray, item: np.ndarray) -> NDArray[np.float32]:
         """Score pairs of rows.
@@ -60,7 +62,8 @@ class Scores:
         Returns
         -------
         array of float32, shape (n,)
-            Scores in stars, not cut to the range of the ratings; that of a pair does not depend on the others.
+            Scores in stars, not cut to the range of the ratings; that of a pair does not depend on the others,
+            unless it is a net's on a GPU or that of a model of one's own: theirs may by the rounding of a product.
 
         Raises
         ------
@@ -70,20 +73,16 @@ class Scores:
         if self._program is None:
             tables = set(self._model.tables("user") + self._model.tables("item"))
             weights = {name: with_mean_row(w) if name in tables else w for name, w in self._weights.items()}
+            self._program_weights = weights
             self._program = self._backend.compile(self._model, None, weights)
-        n = len(user)
         user, item = (
             _checked(side, rows, size)
             for side, rows, size in (("user", user, self._n_users), ("item", item, self._n_items))
         )
-        if type(self._model.output_head(self._weights)[0]) in (Dot, DotBias):  # pair by pair
-            return np.asarray(self._program.predict(Batch(user, item)), np.float32)
-        out = np.empty(-(-len(user) // BLOCK) * BLOCK, np.float32)
-        user, item = (np.pad(rows, (0, len(out) - len(rows))) for rows in (user, item))
-        with one_blas_thread():
-            for part in (slice(lo, lo + BLOCK) for lo in range(0, len(out), BLOCK)):
-                out[part] = self._program.predict(Batch(user[part], item[part]))
-        return out[:n]
+        head, weights = self._model.output_head(self._program_weights)
+        if type(head) is Net and self._backend.module() is np:
+            return _net_pairs(head, weights, user, item)
+        return np.asarray(self._program.predict(Batch(user, item)), np.float32)
 
     def best(
         self, user: np.ndarray, n: int, skip: Bags | None = None, items: np.ndarray | None = None
@@ -153,25 +152,28 @@ class Scores:
         A float32 sum of products is off by at most its number of terms times `ROUNDING` times the same sum of absolute
         values; so is what layers with relu make of it. An item of the largest absolute values stands for all.
         """
-        head, weights = self._model.output_head(self._weights)
-        magnitude = {name: np.abs(w) for name, w in weights.items()}
-        magnitude |= {name: with_mean_row(magnitude[name]) for name in head.tables("user")}
-        magnitude |= {name: magnitude[name].max(axis=0, keepdims=True) for name in head.tables("item")}
-        plain = copy.copy(head)  # of any class; its fields may be frozen
-        object.__setattr__(plain, "rating_range", None)
-        object.__setattr__(plain, "global_mean", abs(head.global_mean))
-        terms = sum(
-            math.prod(parameter.shape[1:]) if parameter.rows else parameter.shape[0]
-            for parameter in head.parameters(self._model.sizes_of(weights, ONES)).values()
-        )
-        rows = np.where(user < 0, self._n_users, user).astype(np.int32)
-        unique, of = np.unique(rows, return_inverse=True)
-        largest = np.asarray(plain.predict(magnitude, Batch(unique, np.zeros_like(unique))), np.float64)[of]
-        error = (terms + 8) * ROUNDING * largest
-        if head.rating_range is not None:  # the slope of the sigmoid is at most 1/4; then it is rounded itself
-            low, high = head.rating_range
-            error = error * (high - low) / 4 + 4 * ROUNDING * max(abs(low), abs(high))
-        return error
+        if self._user_errors is None:
+            head, weights = self._model.output_head(self._weights)
+            magnitude = {name: np.abs(w) for name, w in weights.items()}
+            magnitude |= {name: with_mean_row(magnitude[name]) for name in head.tables("user")}
+            magnitude |= {name: magnitude[name].max(axis=0, keepdims=True) for name in head.tables("item")}
+            plain = copy.copy(head)  # of any class; its fields may be frozen
+            object.__setattr__(plain, "rating_range", None)
+            object.__setattr__(plain, "global_mean", abs(head.global_mean))
+            terms = sum(
+                math.prod(parameter.shape[1:]) if parameter.rows else parameter.shape[0]
+                for parameter in head.parameters(self._model.sizes_of(weights, ONES)).values()
+            )
+            error = np.empty(self._n_users + 1)
+            for lo in range(0, len(error), 1 << 16):  # bounds the memory
+                rows = np.arange(lo, min(lo + (1 << 16), len(error)), dtype=np.int32)
+                error[rows] = plain.predict(magnitude, Batch(rows, np.zeros_like(rows)))
+            error *= (terms + 8) * ROUNDING
+            if head.rating_range is not None:  # the slope of the sigmoid is at most 1/4; then it is rounded itself
+                low, high = head.rating_range
+                error = error * (high - low) / 4 + 4 * ROUNDING * max(abs(low), abs(high))
+            self._user_errors = error
+        return self._user_errors[user]  # of -1, the mean row's
 
     def _score(self, items: np.ndarray | None) -> Score:
         """Return the scores of users, the mean row last, for all items or some."""
@@ -182,9 +184,7 @@ class Scores:
             weights[name] = weights[name][items]
         return self._model.scorer(weights, xp=self._backend.module())
 
-    def _top(
-        self, score: Score, rows: np.ndarray, n_items: int, n: int, skip: Bags | None
-    ) -> np.ndarray:
+    def _top(self, score: Score, rows: np.ndarray, n_items: int, n: int, skip: Bags | None) -> np.ndarray:
         here = self._backend
         return scoring.top_n(
             score, rows, n_items, n, skip, self.n_threads, here.select, here.module(), here.scores_bytes
@@ -194,6 +194,20 @@ class Scores:
 def with_mean_row(table: np.ndarray) -> np.ndarray:
     """Return a table with the mean of its rows, summed in float64, as one more row."""
     return np.concatenate([table, table.mean(axis=0, keepdims=True, dtype=np.float64).astype(table.dtype)])
+
+
+def _net_pairs(net: Net, w: Mapping[str, np.ndarray], user: np.ndarray, item: np.ndarray) -> NDArray[np.float32]:
+    """Predict pairs with a net, each by products of its own: one product of all rounds a row by its place."""
+    out = np.empty(len(user), np.float32)
+    with one_blas_thread():
+        for part in (slice(lo, lo + BLOCK) for lo in range(0, len(user), BLOCK)):
+            x = ops.concat(w["user_factors"][user[part]], w["item_factors"][item[part]])[:, None]
+            *hidden, last = (name for name, _, _ in net.layers())
+            for name in hidden:
+                x = ops.relu(ops.dense(x, w[f"{name}.weight"], w[f"{name}.bias"]))
+            s = ops.dense(x, w[f"{last}.weight"], w[f"{last}.bias"])[:, 0, 0] + net.global_mean
+            out[part] = net._finish(s)
+    return out
 
 
 def products(vectors: np.ndarray, others: np.ndarray, row: np.ndarray, at: np.ndarray) -> np.ndarray:
