@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from minicf import tables
-from minicf.data import Bags, Vocabulary
+from minicf.data import Vocabulary
 
 COLUMNS = {"user": "userId", "item": "movieId", "rating": "rating"}
 
@@ -402,16 +402,15 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise _Failure("standard output is closed; it is where the measures go")
     recommender = _load(options.model)
     recommender.duplicates = options.duplicates or recommender.duplicates
-    if recommender.seen_ is None or options.with_seen:
-        if not options.with_seen:
-            _say("the model was saved without seen items: lists may hold items of training")
-        recommender.seen_ = Bags.empty(len(recommender.users_))
+    if recommender.seen_ is None and not options.with_seen:
+        _say("the model was saved without seen items: lists may hold items of training")
     frame = _table(options.ratings, _names(recommender), encoding=options.encoding, recommender=recommender)
     if options.k > (most := max(1000, len(recommender.items_))):  # each user has a list of this length
         raise _Failure(
             f"-k is {options.k:,}; it must be at most {most:,} for a model of {len(recommender.items_):,} items"
         )
-    result = recommender.evaluate(frame, k=options.k)
+    exclude_seen = recommender.seen_ is not None and not options.with_seen
+    result = recommender.evaluate(frame, k=options.k, exclude_seen=exclude_seen)
     tables.write(pd.DataFrame({"measure": list(result), "value": list(result.values())}), "-")
 
 

@@ -264,7 +264,7 @@ RIGHT = {
     "Ratings(timestamp)": {"None"},
     "Ratings(users)": {"None"},
     "Ratings(titles)": {"None"},
-    "Vocabulary": {"dict", "set"},  # empty ones
+    "Vocabulary": {"set"},  # an empty one
     "from_frame(titles)": {"None"},
     "Recommender(optimizer)": {"None"},
     "Recommender.fit(titles)": {"None"},

@@ -27,6 +27,8 @@ from minicf.evaluation import cross_validate
 from minicf.recommender import Recommender
 from minicf.recommender.growth import Growth
 
+SEEN = pytest.mark.filterwarnings("ignore:.*of items that their users rated in training")  # the test is not of that
+
 NAMES = ("dot_bias", "dot", "net", "hybrid")
 
 
@@ -258,7 +260,8 @@ def test_the_callers_tables_stay_as_they_are(frame, name):
     given = frame.copy()
     recommender = quick(model=name, epochs=2).fit(given)
     recommender.predict(given)
-    recommender.evaluate(given)
+    with pytest.warns(UserWarning, match="97 of 97 rows"):
+        recommender.evaluate(given)
     recommender.partial_fit(given.assign(userId=-given.userId), epochs=1)
     pd.testing.assert_frame_equal(given, frame)
     movielike = Ratings.from_frame(frame)
@@ -350,6 +353,7 @@ def test_an_unknown_id_is_the_mean_of_its_side(frame, name):
     np.testing.assert_allclose(scores, np.clip(expected, 1, 5), rtol=1e-5)  # float32, another order of summing
 
 
+@SEEN
 def test_unknown_nan(frame):
     recommender = quick(unknown="nan").fit(frame)
     scores, known = recommender.predict([[-1, 1000], [100, 1000]], return_known=True)
@@ -675,6 +679,7 @@ def test_partial_fit_of_users_and_items_both_new(frame):
 # --- how good -------------------------------------------------------------------------------------------------------
 
 
+@SEEN
 def test_evaluate_by_hand(frame):
     recommender = quick().fit(frame)
     test = pd.DataFrame(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -123,6 +123,13 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
 
 def as_series(values: Any) -> pd.Series:
     """Return 1-d values as a series numbered from 0, without guessing a common type for lists."""
+    if hasattr(values, "columns"):  # a frame of any library
+        names = values.column_names if hasattr(values, "column_names") else values.columns  # PyArrow's, others'
+        raise TypeError(f"ids is a frame with the columns {list(names)[:5]}; give one column: frame[name]")
+    if isinstance(values, Mapping):
+        raise TypeError(f"ids is a {type(values).__name__}; it must be one id or a 1-d array of ids: list(ids)")
+    if isinstance(values, pd.MultiIndex):
+        raise TypeError("ids is a MultiIndex; give one level: index.get_level_values(name)")
     if isinstance(values, pd.Series):
         return values.reset_index(drop=True)
     if isinstance(values, pd.Index):

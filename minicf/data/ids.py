@@ -64,6 +64,10 @@ class Vocabulary:
         self._lookup, self._fingerprint = None, None
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What was made of the ids at some question is made anew, and changes no hash of a pickle.
+        return Vocabulary._trusted, (self.ids,)
+
     def __len__(self) -> int:
         return len(self.ids)
 

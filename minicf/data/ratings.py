@@ -192,6 +192,11 @@ class Ratings:
         )
         return ratings._unique_pairs(duplicates)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Ratings._trusted, (
+            self.user, self.item, self.rating, self.timestamp, self.users, self.items, self.titles, self.genres
+        )  # fmt: skip
+
     def _unique_pairs(self, policy: str) -> Ratings:
         pair = pd.Series(self.user.astype(np.int64) * self.n_items + self.item)
         extra = pair.duplicated(keep="last").to_numpy()

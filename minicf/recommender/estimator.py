@@ -592,7 +592,25 @@ class Recommender(RegressorMixin, BaseEstimator):
     # --- evaluation ----------------------------------------------------------------------------------------------
 
     @_reading
-    def evaluate(self, test: Any, y: Any = None, k: int = 10, relevant: float | None = None) -> dict[str, float]:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return R^2 of the predictions, 1 - sum (y - prediction)^2 / sum (y - mean y)^2, for scikit-learn's searches.
+
+        Parameters
+        ----------
+        X : DataFrame, Ratings, or array of shape (n, 2)
+            As for `fit`.
+        y : array of shape (n,), optional
+            By default the ratings of X.
+        sample_weight : array of shape (n,), optional
+        """
+        if y is None:
+            y = self.inputs.frame(X, rated=True)[self.rating].to_numpy(np.float64)
+        return float(super().score(X, y, sample_weight))
+
+    @_reading
+    def evaluate(
+        self, test: Any, y: Any = None, k: int = 10, relevant: float | None = None, exclude_seen: bool = True
+    ) -> dict[str, float]:
         """Measure the errors on held-out ratings, and the relevant items in lists of k.
 
         Parameters
@@ -603,20 +621,24 @@ class Recommender(RegressorMixin, BaseEstimator):
         relevant : float, optional
             An item is relevant to a user whose rating of it in `test` is at least this; by default, the mean rating of
             training.
+        exclude_seen : bool
+            Leave seen items out of the lists, as `recommend` does.
 
         Returns
         -------
         dict
             ``rmse``, ``mae``; ``precision``, ``recall``, ``ndcg`` and ``map`` at k, means over the users who have a
-            relevant item in `test`, of lists among all items that are not seen items; ``coverage``, the share of items
-            in these lists; ``rows``, ``rows_unknown`` (with an unknown user or item), ``users`` (in the means),
-            ``users_unknown`` (of all in `test`). Rows with unknown ids are predicted by the mean row and counted if
-            `unknown` is "bias", and left out if it is "nan".
+            relevant item in `test`, of lists among all items, without seen items if `exclude_seen`; ``coverage``, the
+            share of items in these lists; ``rows``, ``rows_unknown`` (with an unknown user or item), ``rows_seen``
+            (rated in training already: a warning gives their number, for they test nothing; NaN without `seen_`),
+            ``users`` (in the means), ``users_unknown`` (of all in `test`). Rows with unknown ids are predicted by the
+            mean row and counted if `unknown` is "bias", and left out if it is "nan".
         """
         check_is_fitted(self)
         k = check_int("k", k, 1)
         ratings = self.inputs.ratings(test, y)
-        return quality(self, ratings, k, self.mean_ if relevant is None else check_number("relevant", relevant))
+        limit = self.mean_ if relevant is None else check_number("relevant", relevant)
+        return quality(self, ratings, k, limit, check_bool("exclude_seen", exclude_seen))
 
     # --- files ---------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, colum
 
 from minicf.arguments import check_choice, check_unmasked
 from minicf.data import Ratings, UnknownIdError, Vocabulary
+from minicf.data.checks import as_series
 
 SIDES = ("user", "item")
 UNKNOWN = ("bias", "nan", "raise")
@@ -164,7 +165,13 @@ class Inputs:
         check_unmasked("X", X)
         given = X if hasattr(X, "__array__") or hasattr(X, "toarray") else _objects(X)
         least = 2 if training else 1  # fewer than in training are refused below
-        array = check_array(given, dtype=None, ensure_min_features=least, estimator=self.estimator, input_name="X")
+        rows = 1 if training or rated else 0
+        if not rows and getattr(given, "shape", None) == (0,):  # of an empty list
+            given = given.reshape(0, self.n_features or 2)
+        array = check_array(
+            given, dtype=None, ensure_min_samples=rows, ensure_min_features=least, estimator=self.estimator,
+            input_name="X",
+        )  # fmt: skip
         width = array.shape[1]
         if not training and width != self.n_features:
             raise ValueError(
@@ -267,16 +274,15 @@ def rated_only(ratings: Ratings) -> Ratings:
 
 def as_ids(ids: Any) -> pd.Series:
     """Return one id or many as a series that keeps their types."""
-    if pd.api.types.is_scalar(ids):
-        ids = [ids]
-    if isinstance(ids, pd.Series):
-        return ids.reset_index(drop=True)
-    if isinstance(ids, np.ndarray | pd.Index):
-        check_unmasked("ids", ids)
-        if ids.ndim != 1:
-            raise ValueError(f"ids has shape {ids.shape}; it must be one id or a 1-d array of ids")
-        return pd.Series(ids).reset_index(drop=True)
-    return pd.Series(list(ids), dtype=object)
+    if isinstance(ids, bool | np.bool_):
+        raise TypeError(f"ids is {ids}; an id is a whole number or text")
+    series = as_series([ids] if pd.api.types.is_scalar(ids) else ids)
+    kind = pd.api.types.infer_dtype(series, skipna=True)
+    if kind == "boolean":
+        raise TypeError(f"ids is a mask of {len(series)} booleans; select the ids by it: ids[mask]")
+    if kind == "mixed" and (nested := [x for x in series if pd.api.types.is_list_like(x)]):
+        raise TypeError(f"ids holds {nested[0]!r:.60}; it must be one id or a 1-d array of ids")
+    return series
 
 
 def warn(message: str) -> None:
@@ -289,6 +295,11 @@ def warn(message: str) -> None:
 
 def _columns(frame: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
     """Return the wanted columns; each must be there once."""
+    if frame.columns.nlevels > 1:
+        raise ValueError(
+            f"X has columns of {frame.columns.nlevels} levels, {_listing(frame.columns[:3])}; they must have one: "
+            "frame.droplevel(0, axis=1), or name them anew"
+        )
     if missing := [name for name in wanted if name not in frame.columns]:
         raise ValueError(
             f"X has no column {_listing(missing)}; it has {_listing(frame.columns)}; "

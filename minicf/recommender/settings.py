@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,9 @@ DOT_DEFAULTS: dict[str, Any] = {
     "epochs": 40,
 }
 NET_DEFAULTS: dict[str, Any] = {"optimizer": Adam(0.001), "batch_size": 64, "epochs": 10}
+
+OWN_COLUMNS = ("rank", "title", "score", "known", "bias")
+"""What lists and tables have beside ids; ids under such a name would be overwritten."""
 
 SCHEDULES: dict[str, Schedule] = {
     "constant": schedules.Constant(),
@@ -71,6 +75,12 @@ class Settings:
         columns = [arguments[role] for role in ("user", "item", "rating")]
         if not all(isinstance(name, str) for name in columns) or len(set(columns)) < 3:
             raise ValueError(f"user, item and rating are {columns}; they must be the names of three columns")
+        for role in ("user", "item"):
+            if arguments[role] in OWN_COLUMNS or re.fullmatch(r"factor_\d+", arguments[role]):
+                raise ValueError(
+                    f"{role} is {arguments[role]!r}, a column of the lists themselves; rename the column, "
+                    f"frame.rename(columns={{{arguments[role]!r}: '{role}_id'}}), and say {role}='{role}_id'"
+                )
         count_threads(arguments["n_threads"])
         verbose = check_bool("verbose", arguments["verbose"])
         model = _model(arguments["model"], check_int("n_factors", arguments["n_factors"], 1))

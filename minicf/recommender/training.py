@@ -49,6 +49,12 @@ def train(
     """
     rows, valid, callbacks = units.ratings(ratings), None, []
     if settings.early_stopping is not None:
+        held = int(settings.validation_fraction * len(rows))
+        if held < 1:
+            raise ValueError(
+                f"early_stopping holds out validation_fraction={settings.validation_fraction:g} of the ratings, and of "
+                f"{len(rows)} that is none; give more ratings or a larger fraction, or leave early_stopping out"
+            )
         rows, valid = rows.split(settings.validation_fraction, seed)
         callbacks = [EarlyStopping(settings.early_stopping)]
     trainer = Trainer(
