@@ -19,7 +19,7 @@ from tests.peers.toys import biases, recommender
 HITS, RELEVANT = [[1, 0, 1, 0]], [3]
 
 
-# --- errors of ratings --------------------------------------------------------------------------------------------------
+# --- errors of ratings -----------------------------------------------------------------------------------------------
 
 
 def test_surprise_rmse_is_the_root_of_the_mean_square():
@@ -70,7 +70,7 @@ def test_keras_loss_of_an_epoch_is_the_mean_while_weights_move():
     assert trainer.history[0]["train_mse"] == pytest.approx((1 + 1 / 4) / 2)
 
 
-# --- losses -------------------------------------------------------------------------------------------------------------
+# --- losses ----------------------------------------------------------------------------------------------------------
 
 
 def test_pytorch_mse_has_no_half_and_slope_twice_the_error():
@@ -105,7 +105,7 @@ def test_keras_binary_accuracy_takes_a_half_for_a_0():
     assert found["accuracy"] == pytest.approx(2 / 3)
 
 
-# --- lists --------------------------------------------------------------------------------------------------------------
+# --- lists -----------------------------------------------------------------------------------------------------------
 
 
 def test_lightfm_precision_divides_by_k():
@@ -232,7 +232,7 @@ def test_rectools_catalog_coverage_counts_an_item_once():
     assert metrics.coverage([[0, 2], [0, 2]], 8) == 0.25
 
 
-# --- who counts ---------------------------------------------------------------------------------------------------------
+# --- who counts ------------------------------------------------------------------------------------------------------
 
 
 def rated(*rows):

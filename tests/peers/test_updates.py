@@ -36,7 +36,7 @@ def two_rows(optimizer):
     return weights["w"].tolist()
 
 
-# --- Adam ---------------------------------------------------------------------------------------------------------------
+# --- Adam ------------------------------------------------------------------------------------------------------------
 
 
 def test_pytorch_adam_adds_eps_after_the_correction():
@@ -95,7 +95,7 @@ def test_pytorch_sparse_adam_leaves_untouched_rows_and_adam_moves_them():
     assert two_rows(minicf.Adam(**adam, sparse=True)) == pytest.approx([-2.0, -1.0])
 
 
-# --- SGD ----------------------------------------------------------------------------------------------------------------
+# --- SGD -------------------------------------------------------------------------------------------------------------
 
 
 def test_pytorch_sgd_moves_by_rate_times_slope():
@@ -132,7 +132,7 @@ def test_pytorch_dense_momentum_carries_untouched_rows_ours_not_with_sparse():
     assert two_rows(minicf.SGD(1.0, momentum=0.5, sparse=True)) == [-2.5, -1.0]
 
 
-# --- AdaGrad and RMSProp ------------------------------------------------------------------------------------------------
+# --- AdaGrad and RMSProp ---------------------------------------------------------------------------------------------
 
 
 def test_pytorch_adagrad_adds_eps_outside_the_root():
@@ -177,7 +177,7 @@ def test_pytorch_rmsprop_momentum_sums_what_is_divided_already():
     assert got == pytest.approx(-0.1 * (1 + 1.5))
 
 
-# --- weight decay -------------------------------------------------------------------------------------------------------
+# --- weight decay ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("decay", ["l2", "decoupled"], ids=["torch.optim.SGD", "AdamW's"])
@@ -234,7 +234,7 @@ def test_fastai_frozen_parameters_have_rate_0():
     assert (w["user_bias"][0], w["item_bias"][0]) == (0.5, 0.0)
 
 
-# --- clipping -----------------------------------------------------------------------------------------------------------
+# --- clipping --------------------------------------------------------------------------------------------------------
 
 
 def clipped(rating, **clip):
@@ -266,7 +266,7 @@ def test_keras_clipvalue_leaves_smaller_elements():
     assert clipped(0.25, clip_value=1.0) == [0.5, 0.5]
 
 
-# --- Surprise's SVD -----------------------------------------------------------------------------------------------------
+# --- Surprise's SVD --------------------------------------------------------------------------------------------------
 
 
 def test_surprise_svd_step_shared_with_half_the_rate_and_twice_the_decay():
@@ -321,7 +321,7 @@ def test_surprise_biases_start_at_0_ours_are_drawn_like_the_factors():
     assert w["user_bias"].std() > 0.05
 
 
-# --- initial values -----------------------------------------------------------------------------------------------------
+# --- initial values --------------------------------------------------------------------------------------------------
 
 
 def test_keras_embedding_starts_within_a_twentieth_ours_within_a_hundredth():
@@ -350,7 +350,7 @@ def test_pytorch_linear_starts_within_1_by_root_of_inputs_biases_too():
     assert 0.2 < np.abs(w["hidden.0.bias"]).max() <= 0.25
 
 
-# --- models -------------------------------------------------------------------------------------------------------------
+# --- models ----------------------------------------------------------------------------------------------------------
 
 
 PAIR = Batch(np.array([0]), np.array([0]))
