@@ -158,7 +158,7 @@ def test_fastai_one_cycle_ends_at_1e_5_ours_at_1e_4():
 
 
 def test_pytorch_one_cycle_takes_longer_to_rise_and_ends_lower():
-    """pct_start 0.3 and 1 / (25 * 1e4) there, both arguments here."""
+    """pct_start 0.3 and 1 / (25 * 1e4) there, both arguments here. Its peak is one step before 0.3 of the way."""
     schedule = minicf.OneCycle(10, up=0.3, end=1 / 25e4)
     assert factors(schedule, 0, 3, 10) == pytest.approx([0.04, 1, 4e-6])
     assert factors(minicf.OneCycle(10), 2.5).tolist() == [1]
