@@ -95,7 +95,7 @@ class Neighbors:
             )
         others = self._all(side, metric)[:-1]
         n = min(n, len(others) - 1)
-        if n < 1:
+        if n < 1 or not len(rows):
             return np.full((len(rows), 0), -1), np.zeros((len(rows), 0), np.float32)
         key = index, side
         if key not in self._indexes:
@@ -106,7 +106,7 @@ class Neighbors:
             found = self._indexes[key].query(vectors, n + 1)[0]
         score = np.einsum("rk,rnk->rn", vectors, others[found])
         score[found == rows[:, None]] = -np.inf  # itself
-        order = np.argsort(-score, axis=1, kind="stable")[:, :n]
+        order = np.lexsort((found, -score))[:, :n]  # equal scores by row
         return np.take_along_axis(found, order, 1), np.take_along_axis(score, order, 1)
 
 

@@ -5,14 +5,14 @@ No peer is needed to run them: values are worked out by hand. The first word of 
     pytest --collect-only -q tests/peers | grep -o '::test_[a-z]*' | sort | uniq -c
 
 Files, by theme: `test_measures` (errors, losses, measures of lists), `test_updates` (optimizers, decay, clipping,
-initial values, models), `test_schedules` (rates, plateaus, early stopping), `test_lists` (which items, in which order, similar
-ones), `test_unknown_ids` (ids, zeros and repeats, new users), `test_splits` (splits and folds), `test_estimators`
-(parameters, fit, search, files). "Tests" are functions, several of them with more than one case.
+initial values, models), `test_schedules` (rates, plateaus, early stopping), `test_lists` (which items, in which order,
+similar ones), `test_unknown_ids` (ids, zeros and repeats, new users), `test_splits` (splits and folds) and
+`test_estimators` (parameters, fit, search, files). "Tests" are functions; some have several cases.
 
 ===========  =====  ==========================================  ======================================================
 peer         tests  shared                                      different here, and why
 ===========  =====  ==========================================  ======================================================
-cornac          18  mean + biases + product, clipping of         errors over rows (a user's weight is its test rows);
+cornac          19  mean + biases + product, clipping of         errors over rows (a user's weight is its test rows);
                     predictions but not of rankings, measures    seen items are left out by default; unknown rows count
                     at k                                         (they are asked for in use); shares round down
 fastai          18  y_range, decoupled decay, one cycle, flat    one cycle ends at 1e-4; no row for "#na#" (nothing
@@ -34,7 +34,7 @@ rankmetrics      1  precisions at the hits                       AP over the hit
 ranx             2  NDCG                                         AP over min(relevant, k): a list of hits alone has 1
 rectools        25  precision, recall, coverage, last n, filter  NDCG and AP relative to the best possible list; ids
                     of viewed, itself not similar                ascend; unknown users get the mean user's list
-sklearn         39  all conventions of estimators, R^2, NDCG     shares round down (fast.ai's); folds are drawn
+sklearn         41  all conventions of estimators, R^2, NDCG     shares round down (fast.ai's); folds are drawn
 spotlight       11  rmse, precision, recall, split by users      deviation of initial factors is an argument
 surprise        38  SVD's step, rmse, mae, folds, raw ids,       biases are drawn; the scale is that of the ratings; an
                     zeros, mean of unknowns                      unknown id has the mean row; a user's only rating stays

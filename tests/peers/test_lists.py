@@ -239,6 +239,19 @@ def test_sklearn_nearest_neighbors_are_those_of_the_ball_tree():
     assert table["score"].to_numpy() == pytest.approx(1 - distance[0, 1:], abs=1e-6)  # float32
 
 
+@pytest.mark.parametrize("index", [None, "sklearn"])
+def test_sklearn_tree_gives_equal_neighbors_in_its_own_order_ours_go_by_id(index):
+    """All four items are one vector: of 10 and of 40 the others, ascending."""
+    same = WEIGHTS | {"item_factors": np.ones((4, 2), np.float32)}
+    table = recommender(same).similar_items([10, 40], index=index)
+    assert table["similar_movieId"].tolist() == [20, 30, 40, 10, 20, 30]
+
+
+@pytest.mark.parametrize("index", [None, "sklearn"])
+def test_sklearn_tree_refuses_no_questions_ours_answers_none(index):
+    assert len(recommender().similar_items([], index=index)) == 0
+
+
 def test_tfrs_brute_force_finds_the_largest_products_with_a_query():
     """(2, 1) with (1, 0), (1, 1), (0, 1), (-1, 0): 2, 3, 1, -2."""
     table = recommender().nearest([2.0, 1.0], n=3, metric="dot")

@@ -56,7 +56,7 @@ def test_keras_exponential_decay_moves_at_every_step():
 
 
 def test_keras_exponential_decay_in_a_staircase_is_step():
-    assert factors(minicf.Step(1, 0.25), 0.0, 0.5, 1.0, 1.5).tolist() == [1, 1, 0.25, 0.25]
+    assert factors(minicf.Step(1, 0.25), 0.0, 0.99, 1.0, 1.99).tolist() == [1, 1, 0.25, 0.25]
 
 
 def test_keras_piecewise_keeps_a_value_through_the_boundary_ours_and_pytorchs_end_before_it():

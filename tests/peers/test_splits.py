@@ -327,3 +327,11 @@ def test_cornac_fold_errors_of_unknown_users_count():
     """Each row has a user of its own: all of a fold are unknown."""
     table, _ = folds(6, 3)
     assert table["rows_unknown"].iloc[:3].tolist() == [2, 2, 2]
+
+
+def test_cornac_fold_without_a_known_row_has_no_error():
+    """With unknown="nan" nothing is left to be measured, and NumPy is not asked for the mean of nothing."""
+    model = Recommender(minicf.DotBias(1), epochs=1, backend="numpy", unknown="nan")
+    table = cross_validate(model, numbered(6), cv=3)
+    assert table.loc["fold 1":"fold 3", ["rmse", "mae"]].isna().all(axis=None)
+    assert table["rows_unknown"].iloc[:3].tolist() == [2, 2, 2]

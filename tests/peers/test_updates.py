@@ -157,12 +157,13 @@ def test_lightfm_adagrad_starts_its_sums_from_1_ours_from_an_argument():
 
 
 def test_pytorch_rmsprop_adds_eps_outside_the_root():
-    """v = (1 - 3/4) 4 = 1, eps = 3."""
-    assert moved(minicf.RMSProp(1.0, alpha=0.75, eps=3.0), [2.0]) == pytest.approx(-2.0 / 4.0)
+    """v = (1 - 1/2) 18 = 9, eps = 3: sqrt(18) / (3 + 3)."""
+    assert moved(minicf.RMSProp(1.0, alpha=0.5, eps=3.0), [math.sqrt(18)]) == pytest.approx(-math.sqrt(18) / 6)
 
 
 def test_keras_rmsprop_adds_eps_inside_the_root_and_forgets_faster():
-    """2 / sqrt(1 + 3) = 1 there; its memory is 0.9."""
+    """v = 1: 2 / sqrt(1 + 3) = 1 there, 2 / (1 + 3) here; its memory is 0.9."""
+    assert moved(minicf.RMSProp(1.0, alpha=0.75, eps=3.0), [2.0]) == pytest.approx(-0.5)
     assert minicf.RMSProp().alpha == 0.99
 
 
@@ -255,7 +256,7 @@ def test_pytorch_clip_grad_norm_leaves_a_shorter_gradient():
 
 def test_keras_clipnorm_is_of_each_weight_its_global_clipnorm_is_ours():
     """Each slope is 6 long by itself, and were cut to 1: 1 there, 0.71 here."""
-    assert clipped(3, clip_norm=1.0)[0] < 0.75
+    assert clipped(3, clip_norm=1.0)[0] == pytest.approx(math.sqrt(0.5), rel=1e-6)
 
 
 def test_pytorch_clip_grad_value_cuts_each_element():
