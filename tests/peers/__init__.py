@@ -9,9 +9,9 @@ initial values, models), `test_schedules` (rates, plateaus, early stopping), `te
 similar ones), `test_unknown_ids` (ids, zeros and repeats, new users), `test_splits` (splits and folds) and
 `test_estimators` (parameters, fit, search, files). "Tests" are functions; some have several cases.
 
-===========  =====  ==========================================  ======================================================
-peer         tests  shared                                      different here, and why
-===========  =====  ==========================================  ======================================================
+===========  =====  ===========================================  ======================================================
+peer         tests  shared                                       different here, and why
+===========  =====  ===========================================  ======================================================
 cornac          19  mean + biases + product, clipping of         errors over rows (a user's weight is its test rows);
                     predictions but not of rankings, measures    seen items are left out by default; unknown rows count
                     at k                                         (they are asked for in use); shares round down
@@ -30,9 +30,10 @@ lightfm         17  precision and recall at k, means over users  ranks from 1; t
 myfm             5  one-hot pairs are products of rows           unknown ids have the mean row, and none of their own
 pytorch         50  SGD, Adam, AdamW, AMSGrad, AdaGrad,          ReduceLROnPlateau waits one epoch less (Keras'); rates
                     RMSProp, losses, clipping, schedulers        move at every step; cosines stay at their end
-rankmetrics      1  precisions at the hits                       AP over the hits that were possible, not those found
-ranx             2  NDCG                                         AP over min(relevant, k): a list of hits alone has 1
-rectools        25  precision, recall, coverage, last n, filter  NDCG and AP relative to the best possible list; ids
+rankmetrics      3  precision at k, precisions at the hits       AP and NDCG over hits that were possible, not found; a
+                                                                 short list ends in False
+ranx             4  precision, recall, NDCG                      AP over min(relevant, k): a list of hits alone has 1
+rectools        26  precision, recall, coverage, last n, filter  NDCG and AP relative to the best possible list; ids
                     of viewed, itself not similar                ascend; unknown users get the mean user's list
 sklearn         41  all conventions of estimators, R^2, NDCG     shares round down (fast.ai's); folds are drawn
 spotlight       11  rmse, precision, recall, split by users      deviation of initial factors is an argument
@@ -40,5 +41,5 @@ surprise        38  SVD's step, rmse, mae, folds, raw ids,       biases are draw
                     zeros, mean of unknowns                      unknown id has the mean row; a user's only rating stays
 tfrs             6  products with a query, exclusions, top-k     a list is shorter where k is more than there is
                     accuracy
-===========  =====  ==========================================  ======================================================
+===========  =====  ===========================================  ======================================================
 """

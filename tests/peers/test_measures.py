@@ -211,6 +211,25 @@ def test_rankmetrics_average_precision_divides_by_the_hits_found():
     assert metrics.average_precision([[1, 0, 0, 0]], [2]).tolist() == [0.5]
 
 
+def test_rankmetrics_ndcg_knows_no_relevant_item_outside_the_list():
+    """Places 1 and 3: (1 + 1/2) / (1 + 1/log2(3)) = 0.92 there; a third hit was possible here, and it is 0.70."""
+    assert metrics.ndcg(HITS, RELEVANT) == pytest.approx([1.5 / (1 + 1 / math.log2(3) + 0.5)])
+    assert metrics.ndcg(HITS, [2]) == pytest.approx([1.5 / (1 + 1 / math.log2(3))])
+
+
+def test_rankmetrics_refuses_a_list_shorter_than_k_ours_ends_in_false():
+    """One of three places filled, a hit: 1/3."""
+    assert metrics.precision([[1, 0, 0]], [1]) == pytest.approx([1 / 3])
+
+
+def test_ranx_precision_at_4_shared():
+    assert metrics.precision(HITS, RELEVANT).tolist() == [2 / 4]
+
+
+def test_ranx_recall_at_4_shared():
+    assert metrics.recall(HITS, RELEVANT) == pytest.approx([2 / 3])
+
+
 def test_ranx_average_precision_of_many_relevant_items_divides_by_all_of_them():
     """Ten relevant, k = 4: (5/3) / 4 here, so that a list of hits alone has 1; (5/3) / 10 there."""
     assert metrics.average_precision(HITS, [10]) == pytest.approx(5 / 12)

@@ -174,6 +174,12 @@ def test_rectools_last_2_leave_a_user_of_two_one_for_training():
     assert np.bincount(train.user, minlength=4).tolist() == [2, 1, 1, 1]
 
 
+def test_rectools_last_of_equal_times_is_the_later_row():
+    """User 0 rates items 0 … 3 at once: 3 is held out."""
+    _, test = ratings([5] * 10).split(1, by="user")
+    assert test.item.tolist() == [3, 2, 1]
+
+
 def test_lenskit_sample_share_of_each_user():
     """Half of 4, 3, 2, 1, rounded down."""
     _, test = ratings().split(0.5, by="user", last=False)
