@@ -2,7 +2,7 @@
 
 No peer is needed to run them: values are worked out by hand. The first word of a test's name is its peer; per peer:
 
-    pytest --collect-only -q tests/peers | grep -o '::test_[a-z]*' | sort | uniq -c
+    pytest --collect-only tests/peers | grep -o '::test_[a-z]*' | sort | uniq -c
 
 Files, by theme: `test_measures` (errors, losses, measures of lists), `test_updates` (optimizers, decay, clipping,
 initial values, models), `test_schedules` (rates, plateaus, early stopping), `test_lists` (which items, in which order,
