@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -53,8 +54,8 @@ def cross_validate(
             predicted, known = fitted.predict(test, return_known=True)
             error = (predicted - test.rating)[np.isfinite(predicted)]
             row = {
-                "rmse": float(np.sqrt(np.mean(error**2, dtype=np.float64))),
-                "mae": float(np.mean(np.abs(error), dtype=np.float64)),
+                "rmse": float(np.sqrt(np.mean(error**2, dtype=np.float64))) if error.size else math.nan,
+                "mae": float(np.mean(np.abs(error), dtype=np.float64)) if error.size else math.nan,
                 "rows_unknown": int((~known).sum()),
             }
         else:
