@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicf import SGD, Adam, Logistic, Ratings, Recommender, Trainer
+from minicf.backends import backend
 from minicf.backends import numpy as plain
 from minicf.backends.numba import program as compiled
 from minicf.data import Batch
@@ -248,7 +249,8 @@ def test_parity_with_pytorch(place, model, name):
 
 @pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
 @pytest.mark.parametrize("model", ["bias", "hybrid"])
-def test_a_gpu_composes_them_and_says_so_once(model, caplog):
+def test_a_gpu_composes_them_and_says_so_once(model, caplog, monkeypatch):
+    monkeypatch.setattr(backend, "_logged", set())
     m, data = cases.MODELS[model], replace(problem(8), epochs=2)
     opt = cases.optimizer("adam-l2-dense", m)
     with standin.emulated("resident") as module, caplog.at_level(logging.INFO, "minicf"):

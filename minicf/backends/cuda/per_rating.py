@@ -158,6 +158,7 @@ class Half(PerRating):
         super().__init__(model, solver, weights, "float16")
 
     def run(self, data: Any, part: Part) -> Progress:
-        if data.weight is not None:
-            raise ValueError("dtype is 'float16', which has no kernel for weighted ratings; it must be 'float32'")
+        if data.weight is not None or part.momenta is not None:
+            what = "weighted ratings" if part.momenta is None else "a momentum that moves"
+            raise ValueError(f"dtype is 'float16', which has no kernel for {what}; it must be 'float32'")
         return super().run(data, part)

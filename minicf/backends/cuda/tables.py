@@ -10,6 +10,7 @@ import numpy as np
 
 from minicf import rng
 from minicf.backends import base
+from minicf.backends.backend import composes
 from minicf.backends.cuda import device
 from minicf.backends.cuda.composed import on_device
 from minicf.backends.cuda.device import Kernels, log, make_struct
@@ -129,7 +130,6 @@ class Tables(base.Program):
     fusable = True
     tape_width = 0
     resident = True  # keep rows in shared memory where they fit
-    _weights_logged = False
 
     model: Any
 
@@ -320,14 +320,12 @@ class Tables(base.Program):
         return on_device(self.xp, super().masks(batch))
 
     def run(self, data: Any, part: Part) -> Progress:
-        """Run a part as `Gradient.run` does; examples with weights are composed of array operations, as the log says.
+        """Run a part as `Gradient.run` does; with weights of examples, or a momentum that moves, composed.
 
         The rows of a part of batches may also be a device array.
         """
-        if (data.table if isinstance(data, TiledRatings) else data).weight is not None:
-            if not self._weights_logged:
-                self._weights_logged = True
-                log.info("cupy: no compiled kernel for weighted examples; they run composed of array operations")
+        if data.weight is not None or part.momenta is not None:
+            composes("cupy", "weighted examples" if part.momenta is None else "a momentum that moves")
             with self._device:
                 rows = part.rows.get() if isinstance(part.rows, self.xp.ndarray) else part.rows
                 self._version += 1

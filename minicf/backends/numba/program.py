@@ -14,7 +14,7 @@ import numpy as np
 
 from minicf import rng
 from minicf.backends import base
-from minicf.backends.backend import Backend
+from minicf.backends.backend import Backend, composes
 from minicf.backends.numba import loss, passes, top
 from minicf.backends.numba.adam import TERMS, TOLERANCE, AdamTables, moment_tables
 from minicf.backends.numba.epoch import Heads, Side, epoch_kernel, predict_kernel, replay_kernel
@@ -404,7 +404,10 @@ class Program(base.Program):
         return max(1, min((4 << 20) // batch_size, 1 << 15))
 
     def run(self, data: Any, part: Part) -> Progress:
-        """Run a part as `Gradient.run` does."""
+        """Run a part as `Gradient.run` does; steps whose momentum moves are composed of NumPy operations."""
+        if part.momenta is not None:
+            composes("numba", "a momentum that moves")
+            return super().run(data, part)
         if isinstance(data, Tiles):
             if self._tiled is None:
                 self._tiled = self._describe_tiles()
