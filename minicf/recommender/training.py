@@ -69,6 +69,8 @@ def train(
         own = [EarlyStopping(settings.early_stopping)]
         if held is None:
             rows, held = rows.split(settings.validation_fraction, seed)
+    if isinstance(callbacks, Iterable) and not isinstance(callbacks, str):  # else the trainer refuses them
+        callbacks = [*own, *callbacks]
     trainer = Trainer(
         units.model(model),
         settings.optimizer,
@@ -80,7 +82,7 @@ def train(
     )
     shuffle: Any = "tiles" if settings.batch_size == 1 and len(rows) >= MIN_TILED else True
     trainer.fit(
-        rows, held, settings.epochs, settings.schedule, shuffle=shuffle, callbacks=[*own, *callbacks],
+        rows, held, settings.epochs, settings.schedule, shuffle=shuffle, callbacks=callbacks,
         progress=None if settings.verbose else False,
     )  # fmt: skip
     return units.stars(model, trainer.weights), units.history(trainer.history.frame())

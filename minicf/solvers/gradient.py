@@ -157,6 +157,7 @@ class Gradient(Solver):
         rates, momenta = (np.broadcast_to(np.asarray(x, np.float64), (steps,)) for x in moved)
         total, n = np.zeros(len(program.model.heads)), 0
         for i in range(steps):
+            optimizer = self.optimizer.with_momentum(float(momenta[i]))
             batch = program.batch(table, rows[i * size : (i + 1) * size])
             t = program.t + 1
             batch = self.loss.examples(batch, partial(rng.uniform, rng.key(program.seed, rng.NEGATIVE, 0, t)))
@@ -168,7 +169,6 @@ class Gradient(Solver):
                     return Progress(total, n, i, float(rates[i]))
                 program.t = t
                 grads, rate = self._clipped(grads), self._rate(grads, float(rates[i]))
-                optimizer = self.optimizer.with_momentum(float(momenta[i]))
                 optimizer.step(program.w, grads, program.slots, t, rate, program.counts(batch), batch.size)
             total += losses * batch.size
             n += batch.size
