@@ -175,6 +175,7 @@ def trained(path: Path) -> minicf.Trainer:
         Best(),
         stop,
         minicf.ReduceLROnPlateau(0.5),
+        minicf.WeightAverage(0.9, start=2),
         minicf.Checkpoint(path, every=2),
         minicf.CSVLog("log.csv"),
         minicf.PrintEpochs(),
