@@ -1,4 +1,4 @@
-"""Schedules and the plateau callback over a file: a run that is saved, loaded and gone on with equals an unbroken one."""
+"""Schedules and the plateau callback by file: a run that is saved, loaded and gone on with equals an unbroken one."""
 
 from __future__ import annotations
 
