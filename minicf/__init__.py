@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         PrintEpochs,
         ReduceLROnPlateau,
         Trainer,
+        WeightAverage,
     )
 
 __version__ = "0.2.0"
@@ -59,6 +60,7 @@ _LATER = {
         "PrintEpochs",
         "ReduceLROnPlateau",
         "Trainer",
+        "WeightAverage",
     ),
 }
 
@@ -125,6 +127,7 @@ __all__ = [
     "Trainer",
     "Vocabulary",
     "WarmUp",
+    "WeightAverage",
     "check_gradients",
     "cross_validate",
     "load",

@@ -24,8 +24,9 @@ untouched rows and their state stay as they are. These are different optimizers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,16 @@ class Optimizer:
     def decay_of(self, name: str) -> float:
         """Return lambda of one weight."""
         return self.weight_decay.get(name, 0.0) if isinstance(self.weight_decay, Mapping) else self.weight_decay
+
+    def with_momentum(self, momentum: float) -> Optimizer:
+        """Return the optimizer with another momentum, or beta1 where it has `betas`; itself for NaN."""
+        if math.isnan(momentum):
+            return self
+        if getattr(self, "momentum", 0.0):
+            return replace(self, momentum=momentum)  # type: ignore[type-var]
+        if hasattr(self, "betas"):
+            return replace(self, betas=(momentum, self.betas[1]))  # type: ignore[type-var]
+        raise ValueError(f"optimizer is {self!r}; a schedule that moves the momentum needs one that has some")
 
     def slots(self) -> tuple[str, ...]:
         """Return the names of the arrays that the optimizer keeps for each weight."""

@@ -8,7 +8,7 @@ was made without one (``epochs=None``: the length of this fit), starts again.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +28,10 @@ class Schedule:
     def factor(self, t: np.ndarray) -> np.ndarray:
         """Return the factor on the learning rate after `t` epochs: array of float -> array of float."""
         raise NotImplementedError
+
+    def momenta(self, t: np.ndarray) -> np.ndarray | None:
+        """Return the momentum (Adam: beta1) after `t` epochs, NaN for the optimizer's own; None to leave it alone."""
+        return None
 
     def _check(self, name: str, **limits: float) -> None:
         """Check an argument against limits; keep it as a plain number, which files can hold."""
@@ -138,12 +142,18 @@ class CosineRestarts(Schedule):
 @register
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Rise from `start` to 1 in the first `up` of the epochs, then fall to `end`, along cosines (Smith 2018)."""
+    """Rise from `start` to 1 in the first `up` of the epochs, then fall to `end`, along cosines (Smith 2018).
+
+    `momentum`, two numbers above 0 and below 1, also moves the optimizer's momentum, or Adam's beta1: from the first to
+    the second while the rate rises, and back while it falls. It has no compiled kernels: with it every backend runs
+    composed of array operations.
+    """
 
     epochs: float | None = None
     up: float = 0.25
     start: float = 0.04
     end: float = 1e-4
+    momentum: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.epochs is not None:
@@ -151,16 +161,32 @@ class OneCycle(Schedule):
         self._check("up", above=0.0, high=1.0)
         self._check("start", low=0.0)
         self._check("end", low=0.0)
+        if self.momentum is not None:
+            values = self.momentum
+            if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 2:
+                raise ValueError(f"momentum is {values!r}; it must be two numbers, such as (0.95, 0.85)")
+            pair = tuple(check_number(f"momentum[{i}]", x, high=1.0, above=0.0) for i, x in enumerate(values))
+            object.__setattr__(self, "momentum", pair)
 
     @property
     def horizon(self) -> float | None:  # type: ignore[override]
         return self.epochs
 
     def factor(self, t: np.ndarray) -> np.ndarray:
+        return self._between(t, self.start, 1.0, self.end)
+
+    def momenta(self, t: np.ndarray) -> np.ndarray | None:
+        if self.momentum is None:
+            return None
+        high, low = self.momentum
+        return self._between(t, high, low, high)
+
+    def _between(self, t: np.ndarray, start: float, middle: float, end: float) -> np.ndarray:
+        """Go from `start` to `middle` in the first part of the epochs, then to `end`."""
         assert self.epochs is not None
         x = np.minimum(t / self.epochs, 1.0)
-        rise = 1.0 + (self.start - 1.0) * _half_cosine(np.minimum(x / self.up, 1.0))
-        fall = self.end + (1.0 - self.end) * _half_cosine(np.maximum(x - self.up, 0.0) / (1.0 - self.up))
+        rise = middle + (start - middle) * _half_cosine(np.minimum(x / self.up, 1.0))
+        fall = end + (middle - end) * _half_cosine(np.maximum(x - self.up, 0.0) / (1.0 - self.up))
         return np.where(x < self.up, rise, fall)
 
 
@@ -259,12 +285,22 @@ class Chain(Schedule):
         return replace(self, parts=(*self.parts[:-1], last))
 
     def factor(self, t: np.ndarray) -> np.ndarray:
+        return self._pieced(t, lambda part, t: part.factor(t))
+
+    def momenta(self, t: np.ndarray) -> np.ndarray | None:
+        if all(part.momenta(np.zeros(1)) is None for part in self.parts):
+            return None
+        return self._pieced(t, lambda part, t: part.momenta(t))
+
+    def _pieced(self, t: np.ndarray, value: Callable[[Schedule, np.ndarray], np.ndarray | None]) -> np.ndarray:
+        """Return the values of the parts, each from its own beginning; NaN where one has None."""
         t = np.asarray(t, np.float64)
         place = np.searchsorted(self.at, t + _NUDGE, side="right")
-        out = np.empty(t.shape)
+        out = np.full(t.shape, np.nan)
         for i, (part, start) in enumerate(zip(self.parts, (0.0, *self.at), strict=True)):
             here = place == i
-            out[here] = part.factor(np.maximum(t[here] - start, 0.0))
+            own = value(part, np.maximum(t[here] - start, 0.0))
+            out[here] = np.nan if own is None else own
         return out
 
 
@@ -301,6 +337,9 @@ class WarmUp(Schedule):
     def factor(self, t: np.ndarray) -> np.ndarray:
         return self._chain.factor(t)
 
+    def momenta(self, t: np.ndarray) -> np.ndarray | None:
+        return self._chain.momenta(t)
+
 
 @dataclass
 class Pace:
@@ -324,6 +363,12 @@ class Pace:
         if self.schedule is None:
             return self.lr
         return self.lr * self.schedule.factor(self.epochs + np.arange(first, last) / steps)
+
+    def momenta(self, first: int, last: int, steps: int) -> np.ndarray | None:
+        """Return the momenta of steps first … last-1 of an epoch of `steps`; None where no schedule moves them."""
+        if self.schedule is None:
+            return None
+        return self.schedule.momenta(self.epochs + np.arange(first, last) / steps)
 
     def follow(self, schedule: Schedule | None, epochs: int) -> None:
         """Take up the schedule of a fit of some epochs: where an equal one stands, or from its beginning."""

@@ -20,6 +20,7 @@ import numpy as np
 
 from minicf import rng
 from minicf.data import Batch, Ratings
+from minicf.data.bags import example_weights
 
 _ROWS = 4096
 """Rows of both tables together that a tile may touch: about 1 MB at 64 factors."""
@@ -57,7 +58,8 @@ class Tiles:
     ----------
     user, item : array of int32, shape (n,)
     rating : array of float32, shape (n,)
-        12 bytes a rating, beside the table's own.
+    weight : array of float32, shape (n,), or None
+        12 bytes a rating, beside the table's own, 16 with weights.
     start : array of int64, shape (n_blocks, n_blocks + 1)
         Tile b of round r is rows ``start[r, b]`` to ``start[r, b + 1]``.
     counts : pair of arrays of int64, shapes (n_users,) and (n_items,)
@@ -77,6 +79,8 @@ class Tiles:
         by_user = bool((ratings.user[1:] >= ratings.user[:-1]).all())  # as most files are
         self.user, self.item = np.empty(n, np.int32), np.empty(n, np.int32)
         self.rating = np.empty(n, np.float32)
+        weight = example_weights(ratings)
+        self.weight = None if weight is None else np.empty(n, np.float32)
         self.start = np.zeros((blocks, blocks + 1), np.int64)
         at = 0
         for r in range(blocks):
@@ -94,6 +98,8 @@ class Tiles:
             part = slice(at, at + len(rows))
             self.user[part], self.item[part] = ratings.user[rows], ratings.item[rows]
             self.rating[part] = ratings.rating[rows]
+            if self.weight is not None and weight is not None:
+                self.weight[part] = weight[rows]
             at += len(rows)
 
     @classmethod
@@ -110,7 +116,7 @@ class Tiles:
     @property
     def table(self) -> Batch:
         """The ratings as a table of examples, in the order of the tiles."""
-        return Batch(self.user, self.item, self.rating)
+        return Batch(self.user, self.item, self.rating, self.weight)
 
     def sizes(self, rounds: np.ndarray) -> np.ndarray:
         """Return the number of ratings in each of some rounds."""

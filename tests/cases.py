@@ -122,6 +122,7 @@ class Problem:
     batch: int = 8
     epochs: int = 25
     seed: int = 5
+    weighted: bool = False
 
     @property
     def steps(self) -> int:
@@ -137,6 +138,12 @@ class Problem:
             often = random.uniform(size=self.n_ratings) < 0.25
             index.append(np.where(often, 0, random.choice(named, self.n_ratings)).astype(np.int32))
         return index[0], index[1], (random.randint(1, 11, self.n_ratings) / 2).astype(np.float32)
+
+    def example_weights(self) -> np.ndarray | None:
+        """Weights of the ratings in the loss (float32) from 0 to 2, a tenth of them 0; None if they have none."""
+        random = np.random.RandomState(self.seed + 3)
+        drawn = random.uniform(0, 2, self.n_ratings) * (random.uniform(size=self.n_ratings) > 0.1)
+        return drawn.astype(np.float32) if self.weighted else None
 
     def orders(self) -> list[np.ndarray]:
         """The rows of each epoch, shuffled."""
@@ -204,11 +211,18 @@ def penalty(program: Any, user_counts: np.ndarray, item_counts: np.ndarray) -> f
 
 
 def train(
-    program: Any, user: np.ndarray, item: np.ndarray, target: np.ndarray, order: Any, batch: int, rates: Any
+    program: Any,
+    user: np.ndarray,
+    item: np.ndarray,
+    target: np.ndarray,
+    order: Any,
+    batch: int,
+    rates: Any,
+    weight: np.ndarray | None = None,
 ) -> Progress:
     """Train a program on some rows of a table, in batches of a size."""
     program.solver = replace(program.solver, batch_size=batch)
-    return program.run(Batch(user, item, target), Part("batches", order, rates))
+    return program.run(Batch(user, item, target, weight), Part("batches", order, rates))
 
 
 def train_tiles(program: Any, tiles: Any, rounds: np.ndarray, rates: np.ndarray) -> Progress:
@@ -223,7 +237,7 @@ def run(module: Any, model: Model, opt: Optimizer | Gradient, problem: Problem, 
     user, item, rating = problem.ratings()
     errors = []
     for order, rates in zip(problem.orders(), problem.rates(opt.lr), strict=True):
-        progress = train(program, user, item, rating, order, problem.batch, rates)
+        progress = train(program, user, item, rating, order, problem.batch, rates, problem.example_weights())
         assert progress.failed_step == -1
         errors.append(progress.loss)
     return Outcome(np.array(errors), program.weights(), program.state())

@@ -215,11 +215,14 @@ class Stepper:
         in_the_loss = self.optimizer.decay == "per_rating" and name in TABLES
         return 0.0 if by_hand or in_the_loss else self.optimizer.decay_of(name)
 
-    def step(self, user: Tensor, item: Tensor, rating: Tensor, lr: float, masks: Any = None) -> list[float]:
-        """One step on one batch; the mean squared error of each head before it."""
+    def step(
+        self, user: Tensor, item: Tensor, rating: Tensor, lr: float, masks: Any = None, weight: Tensor | None = None
+    ) -> list[float]:
+        """One step on one batch; the mean squared error of each head before it, each example times its weight."""
         self.t += 1
         index = {name: user if name in USER_TABLES else item for name in USER_TABLES + ITEM_TABLES}
-        losses = [functional.mse_loss(y, rating) for y in self.twin(user, item, masks)]
+        one = torch.ones_like(rating) if weight is None else weight
+        losses = [(one * functional.mse_loss(y, rating, reduction="none")).mean() for y in self.twin(user, item, masks)]
         objective = torch.zeros_like(losses[0])
         for share, loss in zip(self.twin.head_weights, losses, strict=True):
             objective = objective + share * loss
@@ -304,13 +307,14 @@ def run(model: Model, optimizer: Optimizer | Gradient, problem: Problem, dtype: 
     own = optimizer.optimizer if isinstance(optimizer, Gradient) else optimizer
     twin = Twin(model, problem.weights(model), getattr(torch, dtype), uses_sparse_gradients(own))
     stepper = Stepper(twin, optimizer)
-    arrays = problem.ratings()
+    arrays, weight = problem.ratings(), problem.example_weights()
     errors = np.zeros((problem.epochs, len(twin.heads)))
     for epoch, (order, rates) in enumerate(zip(problem.orders(), problem.rates(optimizer.lr), strict=True)):
         for step, lr in enumerate(rates):
             rows = order[step * problem.batch : (step + 1) * problem.batch]
             user, item, rating = (torch.as_tensor(array[rows]) for array in arrays)
             masks = model.dropout_masks(SEED, stepper.t + 1, len(rows), np.dtype(dtype))
-            losses = stepper.step(user, item, rating.to(getattr(torch, dtype)), float(lr), masks)
+            shares = None if weight is None else torch.as_tensor(weight[rows]).to(getattr(torch, dtype))
+            losses = stepper.step(user, item, rating.to(getattr(torch, dtype)), float(lr), masks, shares)
             errors[epoch] += np.array(losses) * len(rows)
     return Outcome(errors, twin.weights(), stepper.state())

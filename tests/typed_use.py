@@ -124,6 +124,7 @@ def own_parts(train: minicf.Ratings, seen: minicf.Bags) -> None:
     assert_type((optimizer.lr, optimizer.decay, optimizer.sparse), tuple[float, str, bool])
     assert_type(optimizer.weight_decay, float | Mapping[str, float])
     assert_type((optimizer.slots(), optimizer.decay_of("item_bias")), tuple[tuple[str, ...], float])
+    assert_type(optimizer.with_momentum(0.5), minicf.Optimizer)
     state = assert_type(optimizer.init_state(w), dict[str, Any])
     optimizer.step(w, w, state, 1, 0.1, {}, 8)
     optimizer.update(y, y, state, 1, 0.1, True)
@@ -147,6 +148,7 @@ def own_parts(train: minicf.Ratings, seen: minicf.Bags) -> None:
     for part in solver.parts(data, 0, 0, trainer.program):
         assert_type((part.kind, part.rows), tuple[str, Any])
         assert_type(part.rates, np.ndarray | float)
+        assert_type(part.momenta, np.ndarray | None)
         done = assert_type(solver.run(trainer.program, data, part), minicf.Progress)
         assert_type((done.loss, done.n, done.steps, done.failed_step), tuple[np.ndarray, int, int, int])
         assert_type(done.failed_rate, float | None)
@@ -175,6 +177,7 @@ def trained(path: Path) -> minicf.Trainer:
         Best(),
         stop,
         minicf.ReduceLROnPlateau(0.5),
+        minicf.WeightAverage(0.9, start=2),
         minicf.Checkpoint(path, every=2),
         minicf.CSVLog("log.csv"),
         minicf.PrintEpochs(),
@@ -187,6 +190,7 @@ def trained(path: Path) -> minicf.Trainer:
     ):  # fmt: skip
         general: minicf.Schedule = schedule
         assert_type((general.factor(np.zeros(1)), general.horizon), tuple[np.ndarray, float | None])
+        assert_type(general.momenta(np.zeros(1)), np.ndarray | None)
         assert_type(general.for_fit(3), minicf.Schedule)
         try:
             assert_type(trainer.fit(train, valid, 3, schedule, callbacks=callbacks), minicf.History)
@@ -223,6 +227,7 @@ def tables(frame: pd.DataFrame) -> minicf.Ratings:
     assert_type(ratings.titles, NDArray[np.object_] | None)
     assert_type(ratings.genres, NDArray[np.object_] | None)
     assert_type(ratings.timestamp, NDArray[np.int64] | None)
+    assert_type(ratings.weight, NDArray[np.float32] | None)
     assert_type(ratings.item, NDArray[np.int32])
     assert_type(ratings.items.ids, NDArray[Any])
     assert_type(ratings.top(), pd.DataFrame)

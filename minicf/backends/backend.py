@@ -22,6 +22,13 @@ def _nothing_fused(model: Model, solver: Solver | None, dtype: np.dtype) -> None
     return None
 
 
+def composes(backend: str, what: str) -> None:
+    """Log, once, that a program of compiled kernels composes some of its work."""
+    if (key := f"{backend} {what}") not in _logged:
+        _logged.add(key)
+        log.info("%s: no compiled kernel for %s; it runs composed of array operations", backend, what)
+
+
 class Backend(NamedTuple):
     """A place to run: how programs are made there, and what else it does in its own way."""
 

@@ -52,6 +52,12 @@ class Bags(NamedTuple):
         return cls(np.zeros(n_rows + 1, np.int64), np.zeros(0, np.int32))
 
 
+def example_weights(ratings: Ratings) -> np.ndarray | None:
+    """Return the weights of ratings in a loss; None where all are 1, so that they change no bit."""
+    weight = ratings.weight
+    return None if weight is None or bool((weight == 1).all()) else weight
+
+
 class Batch(NamedTuple):
     """Hold B examples: pairs of a user and an item, with targets. Indices are trusted.
 
@@ -72,7 +78,7 @@ class Batch(NamedTuple):
     @classmethod
     def of(cls, ratings: Ratings, bags: Mapping[str, Bags] = MappingProxyType({})) -> Batch:
         """Make the table of a training from ratings."""
-        return cls(ratings.user, ratings.item, ratings.rating, None, bags)
+        return cls(ratings.user, ratings.item, ratings.rating, example_weights(ratings), bags)
 
     @property
     def size(self) -> int:

@@ -151,10 +151,10 @@ def object_array(values: Any) -> NDArray[np.object_]:
     return array
 
 
-def rating_values(column: pd.Series, name: str) -> NDArray[np.float32]:
-    """Return checked ratings as a new float32 array."""
+def rating_values(column: pd.Series, name: str, noun: str = "rating") -> NDArray[np.float32]:
+    """Return checked ratings, or weights, as a new float32 array."""
     types = pd.api.types
-    refuse_missing(column, name, "rating")
+    refuse_missing(column, name, noun)
     if column.dtype == object:
         for row, value in enumerate(column.tolist()):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -164,7 +164,7 @@ def rating_values(column: pd.Series, name: str) -> NDArray[np.float32]:
     elif not types.is_numeric_dtype(column.dtype) or types.is_bool_dtype(column.dtype):
         refuse(column, name, 0, f"is not a number ({column.dtype})", convert(column.iloc[0], name))
     elif types.is_complex_dtype(column.dtype):
-        refuse(column, name, 0, "is complex", "ratings are real numbers")
+        refuse(column, name, 0, "is complex", f"{noun}s are real numbers")
     with np.errstate(over="ignore"):  # what overflows is refused below
         given = column.to_numpy(dtype=np.float64)
         values = given.astype(np.float32)
@@ -172,7 +172,16 @@ def rating_values(column: pd.Series, name: str) -> NDArray[np.float32]:
     if bad.any():
         problem = f"is not finite in float32 ({plural(int(bad.sum()), 'row')} in all)"
         refuse(column, name, int(bad.argmax()), problem, "drop or mend such rows")
-    _refuse_merged(given, values, name)
+    if noun == "rating":  # whether two weights differ by a ten-millionth is all one
+        _refuse_merged(given, values, name)
+    return values
+
+
+def weight_values(column: pd.Series, name: str) -> NDArray[np.float32]:
+    """Return checked weights as a new float32 array."""
+    values = rating_values(column, name, "weight")
+    if (values < 0).any():
+        refuse(column, name, int((values < 0).argmax()), "is below 0", "a weight is at least 0, which leaves a row out")
     return values
 
 

@@ -29,6 +29,7 @@ from minicf.data.checks import (
     rating_values,
     shown,
     time_values,
+    weight_values,
 )
 from minicf.data.ids import Vocabulary
 
@@ -55,6 +56,8 @@ class Ratings:
         Seconds since 1970, UTC.
     titles, genres : array-like of str, shape (n_items,), optional
         In the order of ``items.ids``; None where there is none.
+    weight : array-like of float, shape (n,), optional
+        Weights of the ratings in a training's loss (see `minicf.losses`), finite and at least 0; None for 1 each.
 
     Attributes
     ----------
@@ -63,15 +66,17 @@ class Ratings:
     timestamp : ndarray of int64, or None
     users, items : Vocabulary
     titles, genres : ndarray of object (str or None), or None
-        Arrays are copies and read-only: 12 bytes per rating, 20 with timestamps.
+    weight : ndarray of float32, or None
+        Arrays are copies and read-only: 12 bytes per rating, 8 more with timestamps, 4 more with weights.
 
     Raises
     ------
     ValueError
-        For no rows, unequal lengths, indices outside the vocabulary, ratings that are not finite.
+        For no rows, unequal lengths, indices outside the vocabulary, ratings that are not finite, weights that are
+        not finite or below 0.
     """
 
-    __slots__ = ("__weakref__", "genres", "item", "items", "rating", "timestamp", "titles", "user", "users")
+    __slots__ = ("__weakref__", "genres", "item", "items", "rating", "timestamp", "titles", "user", "users", "weight")
 
     user: NDArray[np.int32]
     item: NDArray[np.int32]
@@ -81,6 +86,7 @@ class Ratings:
     items: Vocabulary
     titles: NDArray[np.object_] | None
     genres: NDArray[np.object_] | None
+    weight: NDArray[np.float32] | None
 
     def __init__(
         self,
@@ -92,6 +98,7 @@ class Ratings:
         timestamp: ArrayLike | None = None,
         titles: Any = None,
         genres: Any = None,
+        weight: ArrayLike | None = None,
     ) -> None:
         _check_count(np.shape(rating))
         columns = pd.Series(one_dimensional(rating, "rating"))
@@ -107,6 +114,8 @@ class Ratings:
             self.timestamp = frozen(time_values(times, "timestamp"))
         self.titles = _checked_texts(titles, len(self.items), "titles")
         self.genres = _checked_texts(genres, len(self.items), "genres")
+        given = None if weight is None else pd.Series(one_dimensional(weight, "weight", n))
+        self.weight = None if given is None else frozen(weight_values(given, "weight"))
 
     @classmethod
     def _trusted(
@@ -119,12 +128,14 @@ class Ratings:
         items: Vocabulary,
         titles: NDArray[np.object_] | None,
         genres: NDArray[np.object_] | None,
+        weight: NDArray[np.float32] | None = None,
     ) -> Ratings:
         """Take over arrays that are checked already and that no one else holds."""
         self = cls.__new__(cls)
         self.user, self.item, self.rating = frozen(user), frozen(item), frozen(rating)
         self.timestamp = None if timestamp is None else frozen(timestamp)
         self.users, self.items, self.titles, self.genres = users, items, titles, genres
+        self.weight = None if weight is None else frozen(weight)
         return self
 
     @classmethod
@@ -138,6 +149,7 @@ class Ratings:
         titles: Mapping[Any, str] | pd.Series | None = None,
         genres: Mapping[Any, str] | pd.Series | None = None,
         duplicates: Literal["error", "last", "mean"] = "error",
+        weight: str | None = None,
     ) -> Ratings:
         """Make ratings from any table; the frame is not changed and the row order is kept.
 
@@ -158,8 +170,10 @@ class Ratings:
             May have unrated items, and lack rated ones.
         duplicates : {"error", "last", "mean"}, default "error"
             What to do where a user rated an item more than once. "last" keeps the last row of the
-            table, "mean" puts the mean rating in its place, with the latest timestamp. How many
-            rows went is logged at level INFO.
+            table, with its weight; "mean" puts the mean rating in its place, with the latest timestamp; with
+            weights the weighted mean, with the sum of the weights. How many rows went is logged at level INFO.
+        weight : str, optional
+            Column of the weights of ratings in a training's loss, finite numbers of at least 0.
 
         Raises
         ------
@@ -172,7 +186,8 @@ class Ratings:
         if duplicates not in ("error", "last", "mean"):
             raise ValueError(f'duplicates is {duplicates!r}; it must be "error", "last" or "mean"')
         wanted = {"user": user, "item": item, "rating": rating}
-        columns = _columns(frame, wanted if timestamp is None else wanted | {"timestamp": timestamp})
+        more = {"timestamp": timestamp, "weight": weight}
+        columns = _columns(frame, wanted | {role: name for role, name in more.items() if name is not None})
         if len(frame) == 0:
             raise ValueError("the table has no rows; it must have at least one")
         _check_count(frame.shape)
@@ -189,12 +204,14 @@ class Ratings:
             items,
             _aligned_texts(titles, items, "titles"),
             _aligned_texts(genres, items, "genres"),
+            None if weight is None else weight_values(columns["weight"], weight),
         )
         return ratings._unique_pairs(duplicates)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Ratings._trusted, (
-            self.user, self.item, self.rating, self.timestamp, self.users, self.items, self.titles, self.genres
+            self.user, self.item, self.rating, self.timestamp, self.users, self.items, self.titles, self.genres,
+            self.weight,
         )  # fmt: skip
 
     def _unique_pairs(self, policy: str) -> Ratings:
@@ -218,14 +235,20 @@ class Ratings:
         if policy == "last":
             return kept
         groups = pd.factorize(pair[::-1])[0][::-1]  # numbered from the end, as last rows are kept
-        total = np.bincount(groups, weights=self.rating)
-        mean = (total / np.bincount(groups))[::-1].astype(np.float32)
+        share = np.ones(len(self)) if self.weight is None else self.weight.astype(np.float64)
+        if self.weight is not None:
+            share[(np.bincount(groups, share) == 0)[groups]] = 1.0  # a pair of weights 0 has its plain mean
+        total = np.bincount(groups, weights=share * self.rating)
+        mean = (total / np.bincount(groups, share))[::-1].astype(np.float32)
+        weight = None if self.weight is None else np.bincount(groups, self.weight)[::-1].astype(np.float32)
         latest = None
         if self.timestamp is not None:
             latest = np.full(len(kept), np.iinfo(np.int64).min)
             np.maximum.at(latest, groups, self.timestamp)
             latest = latest[::-1].copy()
-        return Ratings._trusted(kept.user, kept.item, mean, latest, self.users, self.items, self.titles, self.genres)
+        return Ratings._trusted(
+            kept.user, kept.item, mean, latest, self.users, self.items, self.titles, self.genres, weight
+        )
 
     @classmethod
     def from_scipy(
@@ -264,7 +287,7 @@ class Ratings:
         return cls(entries.row, entries.col, entries.data, sizes[0], sizes[1])
 
     def to_scipy(self) -> Any:
-        """Return the ratings as a ``scipy.sparse.csr_matrix`` of float32, shape (n_users, n_items).
+        """Return the ratings as a ``scipy.sparse.csr_matrix`` of float32, shape (n_users, n_items), without weights.
 
         Raises
         ------
@@ -305,7 +328,7 @@ class Ratings:
 
     @property
     def mean(self) -> float:
-        """Mean rating, summed in float64."""
+        """Mean rating, summed in float64; weights are not looked at."""
         return float(self.rating.mean(dtype=np.float64))
 
     def user_counts(self) -> NDArray[np.int64]:
@@ -317,7 +340,7 @@ class Ratings:
         return np.bincount(self.item, minlength=self.n_items)
 
     def frame(self) -> pd.DataFrame:
-        """Return a new table in the caller's ids: userId, movieId, rating, timestamp if any."""
+        """Return a new table in the caller's ids: userId, movieId, rating, timestamp and weight if any."""
         columns: dict[str, NDArray[Any]] = {
             "userId": self.users.ids[self.user],
             "movieId": self.items.ids[self.item],
@@ -325,6 +348,8 @@ class Ratings:
         }
         if self.timestamp is not None:
             columns["timestamp"] = self.timestamp.copy()
+        if self.weight is not None:
+            columns["weight"] = self.weight.copy()
         return pd.DataFrame(columns)
 
     def top(self, n_users: int = 15, n_items: int = 15) -> pd.DataFrame:
@@ -388,6 +413,7 @@ class Ratings:
             self.items,
             self.titles,
             self.genres,
+            None if self.weight is None else self.weight[chosen],
         )
 
     def split(

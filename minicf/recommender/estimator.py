@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
 
@@ -28,7 +28,7 @@ from minicf.recommender.neighbors import Neighbors
 from minicf.recommender.quality import quality
 from minicf.recommender.scores import Scores
 from minicf.recommender.settings import Settings, seed_of
-from minicf.recommender.training import train
+from minicf.recommender.training import moments, train
 from minicf.recommender.units import Units, centered
 from minicf.schedules import Schedule
 from minicf.train import Trainer
@@ -131,7 +131,7 @@ class Recommender(RegressorMixin, BaseEstimator):
     rating_range_ : (float, float)
         The lowest and the highest rating in training; predictions stay within.
     mean_, std_ : float
-        Mean and standard deviation of the ratings.
+        Mean and standard deviation of the ratings, weighted if they have weights.
     unit_ : float
         Unit of the ratings in training: `std_` with the default optimizer of dot products, otherwise 1.
     seen_ : Bags or None
@@ -228,7 +228,15 @@ class Recommender(RegressorMixin, BaseEstimator):
     # --- training --------------------------------------------------------------------------------------------
 
     @_writing
-    def fit(self, X: Any, y: Any = None, titles: Any = None) -> Recommender:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        titles: Any = None,
+        sample_weight: Any = None,
+        valid: Any = None,
+        callbacks: Iterable[Any] = (),
+    ) -> Recommender:
         """Train on a table of ratings, from the beginning.
 
         Parameters
@@ -240,6 +248,15 @@ class Recommender(RegressorMixin, BaseEstimator):
             The ratings; needed with an array.
         titles : mapping or Series from item id to text, optional
             By default those of X, if it is `Ratings`.
+        sample_weight : array of shape (n,), optional
+            A weight of at least 0 for each rating in the loss, in `mean_` and in `std_`; by default those of X, if it
+            is `Ratings`. A row of weight 0 is left out. Their mean acts on the learning rate: let it be near 1.
+        valid : DataFrame, Ratings or tuple (X, y), optional
+            Predicted after each epoch, for `history_`, and for `early_stopping` in place of a `validation_fraction`.
+            Rows with unknown ids are left out, with a warning, or raise if ``unknown="raise"``; weights do not count.
+        callbacks : iterable of Callback
+            As for `Trainer.fit`. The trainer that they see works in training units: with the default optimizer of
+            dot products its ratings are standardized, (r - `mean_`) / `unit_`, and so are errors and weights.
 
         Returns
         -------
@@ -256,27 +273,34 @@ class Recommender(RegressorMixin, BaseEstimator):
             After Ctrl-C. As after any error, the recommender is as it was before the call.
         """
         settings = self._settings()
-        ratings, self.n_features_in_ = self.inputs.training(X, y, titles)
+        ratings, self.n_features_in_ = self.inputs.training(X, y, titles, sample_weight)
         seed = seed_of(self.random_state)
-        mean = ratings.mean
-        self.std_ = float(ratings.rating.std(dtype=np.float64)) or 1.0
+        self.mean_, self.std_ = moments(ratings)
         self.unit_ = self.std_ if settings.default_optimizer and type(settings.model) in (Dot, DotBias) else 1.0
-        self.mean_ = mean
-        self.model_ = centered(settings.model, mean)
+        self.model_ = centered(settings.model, self.mean_)
         self.users_, self.items_, self.titles_ = ratings.users, ratings.items, ratings.titles
         self.rating_range_ = float(ratings.rating.min()), float(ratings.rating.max())
-        self._train(ratings, settings, seed)
+        held = None if valid is None else self.inputs.validation(valid)
+        self._train(ratings, settings, seed, None, held, callbacks)
         self.n_ratings_ = len(ratings)
         self.seen_ = Bags.of(ratings.user, ratings.item, ratings.n_users)
         return self
 
     @_writing
-    def partial_fit(self, X: Any, y: Any = None, titles: Any = None, epochs: int | None = None) -> Recommender:
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any = None,
+        titles: Any = None,
+        epochs: int | None = None,
+        sample_weight: Any = None,
+        callbacks: Iterable[Any] = (),
+    ) -> Recommender:
         """Continue training with more ratings, also of new users and items; without a `fit` before, fit.
 
         Parameters
         ----------
-        X, y, titles
+        X, y, titles, sample_weight, callbacks
             As for `fit`. Training uses only these ratings: earlier ones are not stored.
         epochs : int, optional
             Passes through them; 10 by default.
@@ -284,13 +308,13 @@ class Recommender(RegressorMixin, BaseEstimator):
         Notes
         -----
         New users and items start from the rows of `fold_in`, if they have ratings with known ids of the other side,
-        otherwise from the mean row. Training then continues as in `fit`, but at `LATER_RATE` of its learning rate, so
-        that it does not forget the earlier ratings.
+        otherwise from the mean row; weights act in training, not there. Training then continues as in `fit`, but at
+        `LATER_RATE` of its learning rate, so that it does not forget the earlier ratings.
         """
         if not self.__sklearn_is_fitted__():
-            return self.fit(X, y, titles)
+            return self.fit(X, y, titles, sample_weight, callbacks=callbacks)
         settings, inputs = self._settings(), self.inputs
-        new = inputs.ratings(X, y, titles)
+        new = inputs.ratings(X, y, titles, sample_weight)
         known = {}
         for side in SIDES:
             vocabulary, index = of_side(new, side)
@@ -307,8 +331,9 @@ class Recommender(RegressorMixin, BaseEstimator):
         user, item = self.users_.index(new.users.ids)[new.user], self.items_.index(new.items.ids)[new.item]
         self.seen_ = growth.seen(self.seen_, user, item)
         joined = Ratings._trusted(
-            user.astype(np.int32), item.astype(np.int32), new.rating.copy(), None, self.users_, self.items_, None, None
-        )
+            user.astype(np.int32), item.astype(np.int32), new.rating, None, self.users_, self.items_, None, None,
+            new.weight,
+        )  # fmt: skip
         low, high = self.rating_range_
         self.rating_range_ = min(low, float(new.rating.min())), max(high, float(new.rating.max()))
         later = replace(
@@ -316,16 +341,14 @@ class Recommender(RegressorMixin, BaseEstimator):
             optimizer=replace(settings.optimizer, lr=settings.optimizer.lr * LATER_RATE),  # type: ignore[type-var]
             epochs=LATER_EPOCHS if epochs is None else check_int("epochs", epochs, 1),
         )
-        self._train(joined, later, seed_of(self.random_state), self.weights_)
+        self._train(joined, later, seed_of(self.random_state), self.weights_, callbacks=callbacks)
         self.n_ratings_ += len(new)
         return self
 
-    def _train(
-        self, ratings: Ratings, settings: Settings, seed: int, weights: Mapping[str, np.ndarray] | None = None
-    ) -> None:
+    def _train(self, ratings: Ratings, *arguments: Any, **more: Any) -> None:
         """Set `weights_` and `history_`."""
         units = Units(self.mean_, self.unit_)
-        self.weights_, self.history_ = train(ratings, self.model_, units, settings, seed, weights)
+        self.weights_, self.history_ = train(ratings, self.model_, units, *arguments, **more)
         self._cache: dict[str, Any] = {}
 
     def _settings(self) -> Settings:

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, colum
 
 from minicf.arguments import check_choice, check_unmasked
 from minicf.data import Ratings, UnknownIdError, Vocabulary
-from minicf.data.checks import as_series
+from minicf.data.checks import as_series, one_dimensional, plural, weight_values
 
 SIDES = ("user", "item")
 UNKNOWN = ("bias", "nan", "raise")
@@ -71,21 +71,21 @@ class Inputs:
         """
         return self._read(X, rated, training=False)[0]
 
-    def ratings(self, X: Any, y: Any = None, titles: Any = None) -> Ratings:
-        """Read ratings; their vocabularies hold the ids with ratings and no others.
+    def ratings(self, X: Any, y: Any = None, titles: Any = None, sample_weight: Any = None) -> Ratings:
+        """Read ratings; their vocabularies hold the ids with ratings and no others. Rows of weight 0 are left out.
 
         Parameters
         ----------
-        X, y, titles
+        X, y, titles, sample_weight
             As for `Recommender.fit`.
 
         Returns
         -------
         Ratings
         """
-        return self._ratings(X, y, titles, training=False)[0]
+        return self._ratings(X, y, titles, sample_weight, training=False)[0]
 
-    def training(self, X: Any, y: Any = None, titles: Any = None) -> tuple[Ratings, int]:
+    def training(self, X: Any, y: Any = None, titles: Any = None, sample_weight: Any = None) -> tuple[Ratings, int]:
         """Read ratings for a first training: an array may have any number of columns from 2.
 
         Returns
@@ -94,7 +94,35 @@ class Inputs:
         n_features : int
             Columns of X; 2 for a frame or `Ratings`.
         """
-        return self._ratings(X, y, titles, training=True)
+        return self._ratings(X, y, titles, sample_weight, training=True)
+
+    def validation(self, valid: Any) -> Ratings:
+        """Read ratings for validation, with the known vocabularies; rows with unknown ids are left out.
+
+        Parameters
+        ----------
+        valid : DataFrame or Ratings, or tuple (X, y)
+            As X and y for `Recommender.fit`. A pair may occur more than once; weights are not looked at.
+
+        Raises
+        ------
+        UnknownIdError
+            Unknown ids, if the policy is "raise". Otherwise a `UserWarning` counts their rows.
+        ValueError
+            No row has known ids.
+        """
+        X, y = valid if isinstance(valid, tuple) and len(valid) == 2 else (valid, None)
+        frame, _ = self._rated(X, y, training=False)
+        rows = [self.lookup(side, frame[self.column(side)]) for side in SIDES]
+        known = (rows[0] >= 0) & (rows[1] >= 0)
+        if not known.any():
+            raise ValueError(f"valid has {plural(len(frame), 'row')} and none has known ids, ids with a rating in X")
+        if not known.all():
+            warn(
+                f"{int((~known).sum()):,} of {plural(len(frame), 'validation row')} have unknown ids; they are left out"
+            )
+        user, item = (side[known] for side in rows)
+        return Ratings(user, item, frame[self.rating][known], self.vocabulary("user"), self.vocabulary("item"))
 
     def ratings_of_new(self, ratings: Any, id: Any, side: str) -> Ratings:
         """Read ratings of one new id, or of several without `id`, as `Recommender.fold_in` takes them.
@@ -126,7 +154,7 @@ class Inputs:
             )
         return self._from_frame(frame.infer_objects())
 
-    def _from_frame(self, frame: pd.DataFrame, titles: Any = None) -> Ratings:
+    def _from_frame(self, frame: pd.DataFrame, titles: Any = None, weight: str | None = None) -> Ratings:
         return Ratings.from_frame(
             frame,
             self.user,
@@ -134,11 +162,28 @@ class Inputs:
             self.rating,
             titles=titles,
             duplicates=self.duplicates,  # type: ignore[arg-type]
+            weight=weight,
         )
 
-    def _ratings(self, X: Any, y: Any, titles: Any, training: bool) -> tuple[Ratings, int]:
-        if isinstance(X, Ratings) and y is None and titles is None:
-            return rated_only(X), 2
+    def _ratings(self, X: Any, y: Any, titles: Any, sample_weight: Any, training: bool) -> tuple[Ratings, int]:
+        if isinstance(X, Ratings) and y is None and titles is None and sample_weight is None:
+            return rated_only(X if X.weight is None else X.take(_weighing(X.weight))), 2
+        frame, n_features = self._rated(X, y, training)
+        weight = None
+        if isinstance(X, Ratings):
+            if titles is None and X.titles is not None:
+                titles = pd.Series(X.titles, index=X.items.ids)
+            sample_weight = X.weight if sample_weight is None else sample_weight
+        if sample_weight is not None:
+            weight = "sample_weight"
+            while weight in frame.columns:
+                weight += "_"
+            values = weight_values(pd.Series(one_dimensional(sample_weight, "sample_weight", len(frame))), weight)
+            frame = frame.assign(**{weight: values})[_weighing(values)]
+        return self._from_frame(frame, titles, weight), n_features
+
+    def _rated(self, X: Any, y: Any, training: bool) -> tuple[pd.DataFrame, int]:
+        """Return ids and ratings as a frame, and the number of columns of an array, 2 of a frame."""
         frame, n_features = self._read(X, y is None, training)
         if y is not None:
             check_unmasked("y", y)
@@ -146,9 +191,7 @@ class Inputs:
             y = column_or_1d(y, warn=True)
             check_consistent_length(frame, y)
             frame = frame.assign(**{self.rating: y})
-        if isinstance(X, Ratings) and titles is None and X.titles is not None:
-            titles = pd.Series(X.titles, index=X.items.ids)
-        return self._from_frame(frame, titles), n_features
+        return frame, n_features
 
     def _read(self, X: Any, rated: bool, training: bool) -> tuple[pd.DataFrame, int]:
         """Return the wanted columns as a frame, and the number of columns of an array, 2 of a frame."""
@@ -269,7 +312,15 @@ def rated_only(ratings: Ratings) -> Ratings:
         columns += [position[index], vocabulary if present.all() else Vocabulary._trusted(vocabulary.ids[present])]
     user, users, item, items = columns
     titles, genres = (None if t is None else t[kept[1]].copy() for t in (ratings.titles, ratings.genres))
-    return Ratings._trusted(user, item, ratings.rating, ratings.timestamp, users, items, titles, genres)
+    return Ratings._trusted(user, item, ratings.rating, ratings.timestamp, users, items, titles, genres, ratings.weight)
+
+
+def _weighing(weight: np.ndarray) -> np.ndarray:
+    """Return which rows have a weight above 0; there must be one."""
+    weighing = weight > 0
+    if not weighing.any():
+        raise ValueError(f"sample_weight is zero in all {plural(len(weight), 'row')}; at least one must be above 0")
+    return weighing
 
 
 def as_ids(ids: Any) -> pd.Series:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,15 @@ MIN_TILED = 50_000
 """The smallest number of ratings that are trained in tiles (see `minicf.tiles`): fewer make too few to shuffle."""
 
 
+def moments(ratings: Ratings) -> tuple[float, float]:
+    """Return mean and standard deviation of ratings, weighted where they have weights; 1 for a deviation of 0."""
+    if ratings.weight is None:
+        return ratings.mean, float(ratings.rating.std(dtype=np.float64)) or 1.0
+    values, weight = ratings.rating.astype(np.float64), ratings.weight.astype(np.float64)
+    mean = float(np.average(values, weights=weight))
+    return mean, math.sqrt(np.average((values - mean) ** 2, weights=weight)) or 1.0
+
+
 def train(
     ratings: Ratings,
     model: Model,
@@ -25,6 +35,8 @@ def train(
     settings: Settings,
     seed: int,
     weights: Mapping[str, np.ndarray] | None = None,
+    valid: Ratings | None = None,
+    callbacks: Iterable[Any] = (),
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """Train a model on ratings in stars.
 
@@ -39,6 +51,10 @@ def train(
     seed : int
     weights : dict of arrays, optional
         In stars; where training starts.
+    valid : Ratings, optional
+        In stars; with early stopping in place of a part of the ratings.
+    callbacks : iterable of Callback
+        Of the trainer, whose ratings are in training units.
 
     Returns
     -------
@@ -47,16 +63,20 @@ def train(
     history : DataFrame
         One row per epoch, errors in squared stars.
     """
-    rows, valid, callbacks = units.ratings(ratings), None, []
+    rows, held = units.ratings(ratings), None if valid is None else units.ratings(valid)
+    own: list[Any] = []
     if settings.early_stopping is not None:
-        held = int(settings.validation_fraction * len(rows))
-        if held < 1:
-            raise ValueError(
-                f"early_stopping holds out validation_fraction={settings.validation_fraction:g} of the ratings, and of "
-                f"{len(rows)} that is none; give more ratings or a larger fraction, or leave early_stopping out"
-            )
-        rows, valid = rows.split(settings.validation_fraction, seed)
-        callbacks = [EarlyStopping(settings.early_stopping)]
+        own = [EarlyStopping(settings.early_stopping)]
+        if held is None:
+            if int(settings.validation_fraction * len(rows)) < 1:
+                raise ValueError(
+                    f"early_stopping holds out validation_fraction={settings.validation_fraction:g} of the ratings, and "
+                    f"of {len(rows)} that is none; give more ratings, a larger fraction or valid=..., or leave "
+                    "early_stopping out"
+                )
+            rows, held = rows.split(settings.validation_fraction, seed)
+    if isinstance(callbacks, Iterable) and not isinstance(callbacks, str):  # else the trainer refuses them
+        callbacks = [*own, *callbacks]
     trainer = Trainer(
         units.model(model),
         settings.optimizer,
@@ -68,7 +88,7 @@ def train(
     )
     shuffle: Any = "tiles" if settings.batch_size == 1 and len(rows) >= MIN_TILED else True
     trainer.fit(
-        rows, valid, settings.epochs, settings.schedule, shuffle=shuffle, callbacks=callbacks,
+        rows, held, settings.epochs, settings.schedule, shuffle=shuffle, callbacks=callbacks,
         progress=None if settings.verbose else False,
     )  # fmt: skip
     return units.stars(model, trainer.weights), units.history(trainer.history.frame())

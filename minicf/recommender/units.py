@@ -37,8 +37,9 @@ class Units:
         if self.unit != 1.0:
             values = ((values - np.float32(self.mean)) / np.float32(self.unit)).astype(np.float32)
         return Ratings._trusted(
-            ratings.user, ratings.item, values, ratings.timestamp, ratings.users, ratings.items, None, None
-        )
+            ratings.user, ratings.item, values, ratings.timestamp, ratings.users, ratings.items, None, None,
+            ratings.weight,
+        )  # fmt: skip
 
     def model(self, model: Model) -> Model:
         """Return the model whose predictions are in training units."""

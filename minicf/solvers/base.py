@@ -25,6 +25,8 @@ class Part(NamedTuple):
     """Array of int: rows of the table, rounds of tiles, users, …"""
     rates: np.ndarray | float = 0.0
     """Learning rates, one a step, or one for all; for solvers that have them."""
+    momenta: np.ndarray | None = None
+    """Momenta, as the rates, in the place of the optimizer's own; None where no schedule moves them."""
 
 
 class Progress(NamedTuple):

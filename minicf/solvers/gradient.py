@@ -141,19 +141,23 @@ class Gradient(Solver):
         steps = -(-len(order) // size)  # of one learning rate each: batches, or rounds of tiles
         for first in range(0, steps, per_part):
             last = min(first + per_part, steps)
-            yield Part(kind, order[first * size : last * size], program.pace.rates(first, last, steps))
+            pace = program.pace
+            rows = order[first * size : last * size]
+            yield Part(kind, rows, pace.rates(first, last, steps), pace.momenta(first, last, steps))
 
     def run(self, program: Program, data: Batch | Tiles, part: Part) -> Progress:
-        rows, rates, size = part.rows, part.rates, self.batch_size
+        rows, size = part.rows, self.batch_size
+        moved: list[Any] = [part.rates, math.nan if part.momenta is None else part.momenta]
         if isinstance(data, Tiles):  # one example after another; a learning rate a round
             table, rows, size = data.table, data.order(part.rows), 1
-            rates = np.repeat(np.broadcast_to(np.asarray(rates, np.float64), part.rows.shape), data.sizes(part.rows))
+            moved = [np.repeat(np.broadcast_to(x, part.rows.shape), data.sizes(part.rows)) for x in moved]
         else:
             table = data
         steps = -(-len(rows) // size)
-        rates = np.broadcast_to(np.asarray(rates, np.float64), (steps,))
+        rates, momenta = (np.broadcast_to(np.asarray(x, np.float64), (steps,)) for x in moved)
         total, n = np.zeros(len(program.model.heads)), 0
         for i in range(steps):
+            optimizer = self.optimizer.with_momentum(float(momenta[i]))
             batch = program.batch(table, rows[i * size : (i + 1) * size])
             t = program.t + 1
             batch = self.loss.examples(batch, partial(rng.uniform, rng.key(program.seed, rng.NEGATIVE, 0, t)))
@@ -165,7 +169,7 @@ class Gradient(Solver):
                     return Progress(total, n, i, float(rates[i]))
                 program.t = t
                 grads, rate = self._clipped(grads), self._rate(grads, float(rates[i]))
-                self.optimizer.step(program.w, grads, program.slots, t, rate, program.counts(batch), batch.size)
+                optimizer.step(program.w, grads, program.slots, t, rate, program.counts(batch), batch.size)
             total += losses * batch.size
             n += batch.size
         return Progress(total, n, steps)

@@ -1,5 +1,6 @@
 """Training: the trainer, its history and its callbacks."""
 
+from minicf.train.averaging import WeightAverage
 from minicf.train.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, PrintEpochs
 from minicf.train.history import DivergenceError, History, LRFind
 from minicf.train.plateau import ReduceLROnPlateau
@@ -7,5 +8,5 @@ from minicf.train.trainer import Trainer
 
 __all__ = [
     "CSVLog", "Callback", "Checkpoint", "DivergenceError", "EarlyStopping", "History", "LRFind", "PrintEpochs",
-    "ReduceLROnPlateau", "Trainer",
+    "ReduceLROnPlateau", "Trainer", "WeightAverage",
 ]  # fmt: skip

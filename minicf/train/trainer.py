@@ -26,6 +26,7 @@ from minicf.optim import Optimizer
 from minicf.schedules import Pace, Schedule
 from minicf.solvers import Gradient, Part, Solver
 from minicf.threads import limit_blas
+from minicf.train.averaging import WeightAverage
 from minicf.train.callbacks import Callback, Checkpoint, EarlyStopping
 from minicf.train.console import Interruptible, progress_bar
 from minicf.train.history import DivergenceError, History, LRFind
@@ -593,12 +594,13 @@ class Trainer:
                 key: (dict(own), files.section(arrays, f"callback.{key}")) for key, own in header["callbacks"].items()
             }
             for key, held in trainer._resumed.items():
-                if key.startswith("EarlyStopping"):
-                    stop = EarlyStopping()
-                    stop.load_state(*held)
-                    for best_weights, best_state in stop.held():
-                        check_state(best_weights, weights)
-                        check_state(best_state, state)
+                kind = {"EarlyStopping": EarlyStopping, "WeightAverage": WeightAverage}.get(key.rstrip("0123456789"))
+                if kind is not None:
+                    callback = kind()
+                    callback.load_state(*held)
+                    for held_weights, held_state in callback.held():
+                        check_state(held_weights, weights)
+                        check_state(held_state, state)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
             raise files.FileError(f"{path} is not a valid checkpoint: {error}") from error
         return trainer

@@ -11,7 +11,7 @@ from minicf.backends.cuda.device import Kernels
 from minicf.backends.cuda.tables import Tables
 from minicf.models import Dot, Weights
 from minicf.optim import Optimizer
-from minicf.solvers import Gradient, Progress, Solver
+from minicf.solvers import Gradient, Part, Progress, Solver
 
 
 class PerRating(Tables):
@@ -156,3 +156,9 @@ class Half(PerRating):
         n_threads: int | None = None,
     ) -> None:
         super().__init__(model, solver, weights, "float16")
+
+    def run(self, data: Any, part: Part) -> Progress:
+        if data.weight is not None or part.momenta is not None:
+            what = "weighted ratings" if part.momenta is None else "a momentum that moves"
+            raise ValueError(f"dtype is 'float16', which has no kernel for {what}; it must be 'float32'")
+        return super().run(data, part)

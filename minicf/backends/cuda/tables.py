@@ -10,6 +10,7 @@ import numpy as np
 
 from minicf import rng
 from minicf.backends import base
+from minicf.backends.backend import composes
 from minicf.backends.cuda import device
 from minicf.backends.cuda.composed import on_device
 from minicf.backends.cuda.device import Kernels, log, make_struct
@@ -319,21 +320,22 @@ class Tables(base.Program):
         return on_device(self.xp, super().masks(batch))
 
     def run(self, data: Any, part: Part) -> Progress:
-        """Run a part as `Gradient.run` does; examples with weights are composed of array operations.
+        """Run a part as `Gradient.run` does; with weights of examples, or a momentum that moves, composed.
 
         The rows of a part of batches may also be a device array.
         """
+        if data.weight is not None or part.momenta is not None:
+            composes("cupy", "weighted examples" if part.momenta is None else "a momentum that moves")
+            with self._device:
+                rows = part.rows.get() if isinstance(part.rows, self.xp.ndarray) else part.rows
+                self._version += 1
+                return super().run(data, part._replace(rows=rows))
         if isinstance(data, TiledRatings):
             if self._updates_only_rated_rows:
                 return self._run_rounds(data, part.rows, part.rates)
             rates = np.repeat(np.broadcast_to(part.rates, part.rows.shape), data.sizes(part.rows))
             return self._run_batches(data.table, data.order(part.rows), 1, rates)
-        if data.weight is None:
-            return self._run_batches(data, part.rows, self.solver.batch_size, part.rates)  # type: ignore[union-attr]
-        with self._device:
-            rows = part.rows.get() if isinstance(part.rows, self.xp.ndarray) else part.rows
-            self._version += 1
-            return super().run(data, part._replace(rows=rows))
+        return self._run_batches(data, part.rows, self.solver.batch_size, part.rates)  # type: ignore[union-attr]
 
     def _run_batches(self, data: Batch, order: Any, batch_size: int, learning_rates: Any) -> Progress:
         """Take a step for each batch of `order`.

@@ -29,6 +29,7 @@ from minicf.backends.numba.vectors import (
     load,
     prefetch,
     store,
+    times,
     zero_vector,
 )
 
@@ -118,12 +119,15 @@ def release_rows(n, slot, rows, g, one):
 
 
 @functools.cache
-def dot_pass(LOSS: Any) -> Any:
-    """Make the pass of the dot head over a batch, with a function of `loss`."""
+def dot_pass(LOSS: Any, WEIGHTED: bool) -> Any:
+    """Make the pass of the dot head over a batch, with a function of `loss`, and weights of examples or not."""
     FACTOR = FACTORS[LOSS]
 
     @inline
-    def run(W, wu, wi, gu, gi, place_u, place_i, user, item, rating, order, lo, batch, mean, ranged, low, high, weight):
+    def run(
+        W, wu, wi, gu, gi, place_u, place_i, user, item, rating, weights, order, lo, batch,
+        mean, ranged, low, high, weight,
+    ):  # fmt: skip
         """Run the dot head on a batch, rating by rating: (F2) … (F9) and (B9) … (B2); return the sum of the losses.
 
         Meanwhile the ratings of the next batch are fetched: they lie anywhere in a table that may be larger than any
@@ -139,12 +143,16 @@ def dot_pass(LOSS: Any) -> Any:
                 prefetch(user, ahead)
                 prefetch(item, ahead)
                 prefetch(rating, ahead)
+                if WEIGHTED:
+                    prefetch(weights, ahead)
             p, q = place_u[j], place_i[j]
             score = zero_vector(wu)
             for k in range(0, W, lanes):
                 score = score + load(wu, p, k) * load(wi, q, k)
             s, r = horizontal_sum(score) + mean, real(rating[order[lo + j]])
             value, d = LOSS(s, r, scale, ranged, low, high, real(1))
+            if WEIGHTED:
+                value, d = times(real(weights[order[lo + j]]), value), times(real(weights[order[lo + j]]), d)
             total += value
             for k in range(0, W, lanes):
                 store(gu, p, k, load(gu, p, k) + d * load(wi, q, k))
@@ -155,16 +163,19 @@ def dot_pass(LOSS: Any) -> Any:
 
 
 @functools.cache
-def epoch_kernel(W: int, SLOTS: int, NET: bool, LOSS: Any) -> Any:
+def epoch_kernel(W: int, SLOTS: int, NET: bool, LOSS: Any, WEIGHTED: bool) -> Any:
     """Make the training loop for a padded width, an optimizer (1: SGD, 2: momentum, 3: Adam), nets or not, and a loss.
 
-    `LOSS` is a function of `loss`.
+    `LOSS` is a function of `loss`; WEIGHTED says whether examples have weights.
     """
     ADAM = SLOTS == 3
-    run_dot, run_nets = dot_pass(LOSS), net_pass(LOSS)
+    run_dot, run_nets = dot_pass(LOSS, WEIGHTED), net_pass(LOSS, WEIGHTED)
 
     @kernel
-    def train(user, item, rating, order, batch_size, users, items, heads, nets, opt, sparse, catch_up, seed, t0, total):
+    def train(
+        user, item, rating, weights, order, batch_size, users, items, heads, nets, opt, sparse, catch_up, seed, t0,
+        total,
+    ):  # fmt: skip
         # Unpacked once: reading an array out of a tuple counts references, which costs more than the work.
         u_table, u_last, u_slot, u_rows, u_count, u_w, u_g, u_place, u_decay, _ = users.arrays
         i_table, i_last, i_slot, i_rows, i_count, i_w, i_g, i_place, i_decay, _ = items.arrays
@@ -206,13 +217,13 @@ def epoch_kernel(W: int, SLOTS: int, NET: bool, LOSS: Any) -> Any:
             begin_gradients(W, ni, i_w, i_g, i_count, real(batch), items.share_factors, items.share_bias, ic, io)
             if heads.has_dot:
                 totals[heads.dot_index] = run_dot(
-                    W, u_w, i_w, u_g, i_g, u_place, i_place, user, item, rating, order, lo, batch,
+                    W, u_w, i_w, u_g, i_g, u_place, i_place, user, item, rating, weights, order, lo, batch,
                     heads.mean, heads.ranged, heads.low, heads.high, heads.weight,
                 )  # fmt: skip
             if NET:
                 run_nets(
-                    nets, u_w, i_w, u_g, i_g, u_place, i_place, heads.n_factors, rating, order, lo, batch, totals,
-                    seed, np.uint64(t0 + t + 1),
+                    nets, u_w, i_w, u_g, i_g, u_place, i_place, heads.n_factors, rating, weights, order, lo, batch,
+                    totals, seed, np.uint64(t0 + t + 1),
                 )  # fmt: skip
             release_rows(nu, u_slot, u_rows, u_g, uo)
             release_rows(ni, i_slot, i_rows, i_g, io)

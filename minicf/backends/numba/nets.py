@@ -11,6 +11,7 @@ from minicf import rng
 from minicf.backends.numba.jit import inline
 from minicf.backends.numba.loss import FACTORS
 from minicf.backends.numba.passes import GOLDEN, mix
+from minicf.backends.numba.vectors import times
 
 
 class Nets(NamedTuple):
@@ -57,12 +58,12 @@ def matrix_view(flat, at, rows, columns):
 
 
 @functools.cache
-def net_pass(LOSS: Any) -> Any:
-    """Make the pass of all net heads over a batch, with a function of `loss`."""
+def net_pass(LOSS: Any, WEIGHTED: bool) -> Any:
+    """Make the pass of all net heads over a batch, with a function of `loss`, and weights of examples or not."""
     FACTOR = FACTORS[LOSS]
 
     @inline
-    def run(nets, wu, wi, gu, gi, place_u, place_i, K, rating, order, lo, batch, totals, seed, step):
+    def run(nets, wu, wi, gu, gi, place_u, place_i, K, rating, weights, order, lo, batch, totals, seed, step):
         """Run all net heads on a batch, forward and backward: (F5) … (F9), (B9) … (B5); sum the loss of each."""
         x, factor, d_x, w, d_w = nets.x, nets.factor, nets.d_x, nets.w, nets.d_w
         layers, heads, options, scales = nets.layers, nets.heads, nets.options, nets.scales
@@ -107,6 +108,8 @@ def net_pass(LOSS: Any) -> Any:
             for j in range(batch):  # (F4), (F9), (B9), (B4)
                 r = real(rating[order[lo + j]])
                 value, d_s = LOSS(x[out + j] + mean, r, weight * FACTOR / batch, ranged, low, high, one)
+                if WEIGHTED:
+                    value, d_s = times(real(weights[order[lo + j]]), value), times(real(weights[order[lo + j]]), d_s)
                 total += value
                 d_x[out + j] = real(d_s)
             totals[index] = total
@@ -114,7 +117,7 @@ def net_pass(LOSS: Any) -> Any:
                 n_in, n_out, at = layers[layer, 0], layers[layer, 1], layers[layer, 4] * batch
                 d_out = matrix_view(d_x, at + batch * n_in, batch, n_out)
                 d_in = matrix_view(d_x, at, batch, n_in)
-                weights = matrix_view(w, layers[layer, 2], n_in, n_out)
+                matrix = matrix_view(w, layers[layer, 2], n_in, n_out)
                 np.dot(
                     matrix_view(x, at, batch, n_in).T, d_out, matrix_view(d_w, layers[layer, 2], n_in, n_out)
                 )  # (B7)
@@ -123,7 +126,7 @@ def net_pass(LOSS: Any) -> Any:
                 for j in range(batch):
                     for k in range(n_out):
                         d_bias[k] += d_out[j, k]
-                np.dot(d_out, weights.T, d_in)
+                np.dot(d_out, matrix.T, d_in)
                 f, flat = factor[at : at + batch * n_in], d_x[at : at + batch * n_in]
                 for i in range(len(f)):  # (B6), (B8)
                     flat[i] *= f[i]

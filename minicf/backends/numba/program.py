@@ -14,7 +14,7 @@ import numpy as np
 
 from minicf import rng
 from minicf.backends import base
-from minicf.backends.backend import Backend
+from minicf.backends.backend import Backend, composes
 from minicf.backends.numba import loss, passes, top
 from minicf.backends.numba.adam import TERMS, TOLERANCE, AdamTables, moment_tables
 from minicf.backends.numba.epoch import Heads, Side, epoch_kernel, predict_kernel, replay_kernel
@@ -93,6 +93,13 @@ def _read_only(array: np.ndarray, dtype: Any) -> np.ndarray:
     view = np.ascontiguousarray(array, dtype=dtype).view()
     view.flags.writeable = False
     return view
+
+
+def _columns(table: Batch) -> tuple[np.ndarray, ...]:
+    """Return users, items, targets and weights for a kernel, which reads no weights where there are none."""
+    weight = table.target if table.weight is None else table.weight
+    indices, numbers = (table.user, table.item), (table.target, weight)
+    return *(_read_only(x, np.int32) for x in indices), *(_read_only(x, np.float32) for x in numbers)
 
 
 def _parts(model: Any) -> tuple[Dot | None, int, float, list[tuple[str, Net, int, float]]] | None:
@@ -397,7 +404,10 @@ class Program(base.Program):
         return max(1, min((4 << 20) // batch_size, 1 << 15))
 
     def run(self, data: Any, part: Part) -> Progress:
-        """Run a part as `Gradient.run` does; examples with weights are composed of NumPy operations."""
+        """Run a part as `Gradient.run` does; steps whose momentum moves are composed of NumPy operations."""
+        if part.momenta is not None:
+            composes("numba", "a momentum that moves")
+            return super().run(data, part)
         if isinstance(data, Tiles):
             if self._tiled is None:
                 self._tiled = self._describe_tiles()
@@ -405,8 +415,6 @@ class Program(base.Program):
                 return self._run_rounds(data, part.rows, part.rates)
             rates = np.repeat(np.broadcast_to(part.rates, part.rows.shape), data.sizes(part.rows))
             return self._run_batches(data.table, data.order(part.rows), 1, rates)
-        if data.weight is not None:
-            return super().run(data, part)
         return self._run_batches(data, part.rows, self.solver.batch_size, part.rates)  # type: ignore[union-attr]
 
     def _run_batches(self, table: Batch, order: np.ndarray, batch_size: int, learning_rates: Any) -> Progress:
@@ -417,7 +425,7 @@ class Program(base.Program):
         batch_size = min(batch_size, len(order))
         steps = -(-len(order) // batch_size)
         rates = np.ascontiguousarray(np.broadcast_to(np.asarray(learning_rates, np.float64), (steps,)))
-        data = _read_only(table.user, np.int32), _read_only(table.item, np.int32), _read_only(table.target, np.float32)
+        data = *_columns(table), table.weight is not None
         order = _read_only(order, np.int32)
         sides = self._sides(batch_size)
         if isinstance(self.optimizer, SGD):
@@ -435,12 +443,13 @@ class Program(base.Program):
     ) -> int:
         """Take steps in one call of the kernel; return the step that failed, or -1."""
         users, items, nets = sides
-        kernel = epoch_kernel(self._W, self._SLOTS, bool(self._net_heads), self._loss)
+        *columns, weighted = data
+        kernel = epoch_kernel(self._W, self._SLOTS, bool(self._net_heads), self._loss, weighted)
         seed = np.uint64(self.seed & 0xFFFFFFFFFFFFFFFF)
         with one_blas_thread() if self._net_heads else contextlib.nullcontext():
             failed = _run(
-                kernel, *data, order, batch_size, users, items, self._heads, nets, opt, self.optimizer.sparse, catch_up,
-                seed, self.t, total,
+                kernel, *columns, order, batch_size, users, items, self._heads, nets, opt, self.optimizer.sparse,
+                catch_up, seed, self.t, total,
             )  # fmt: skip
         self.t += -(-len(order) // batch_size) if failed < 0 else failed
         return failed
@@ -487,7 +496,8 @@ class Program(base.Program):
     def _run_rounds(self, tiles: Tiles, rounds: np.ndarray, learning_rates: Any) -> Progress:
         """Train on rounds of tiles by online SGD, a rate a round. After a failed step the weights are invalid."""
         assert self._tiled
-        kernel, decays, tail = self._tiled
+        (*kind, decays, tail), weighted = self._tiled, tiles.weight is not None
+        kernel = tile_kernel(*kind, self._loss, weighted)
         heads = self._heads
         n_rounds, n_blocks = len(rounds), tiles.n_blocks
         lr = np.array(np.broadcast_to(np.asarray(learning_rates, self.dtype), (n_rounds,)))
@@ -495,9 +505,8 @@ class Program(base.Program):
         n = int(tiles.sizes(rounds).sum())
         losses, shared = np.zeros((n_rounds, n_blocks)), np.zeros(1 + 2 * n_blocks, np.int64)
         arguments = (
-            _read_only(tiles.user, np.int32), _read_only(tiles.item, np.int32), _read_only(tiles.rating, np.float32),
-            bounds, np.asarray(rounds, np.int64), shared, losses, *self._tables, lr, decays, tail,
-            heads.mean, heads.low, heads.high,
+            *_columns(tiles.table), bounds, np.asarray(rounds, np.int64), shared, losses, *self._tables, lr,
+            decays, tail, heads.mean, heads.low, heads.high,
         )  # fmt: skip
         _share(lambda: kernel(*arguments), min(self.n_threads, n_blocks) if n * self._W >= _WORTH_A_THREAD else 1)
         good = np.isfinite(losses).ravel()
@@ -510,7 +519,7 @@ class Program(base.Program):
         return Progress(np.array([float(losses.ravel()[:first].sum())]), done, done, float(lr[first // n_blocks]))
 
     def _describe_tiles(self) -> tuple[Any, ...]:
-        """Make the kernel of online SGD (batch size 1), its lambdas and its `tail`; () if there is no such kernel."""
+        """Return which kernel online SGD (batch size 1) has, its lambdas and `tail`; () if there is no such kernel."""
         opt, K = self.optimizer, self._K
         alone = isinstance(opt, SGD) and not opt.momentum and self._dot is self.model
         # With one rating a step, sparse "l2" is "per_rating"; "decoupled" is not quite.
@@ -526,7 +535,7 @@ class Program(base.Program):
             decay[: K - whole], other[: K - whole] = lambdas[side], 1
             if self._biases:
                 decay[K - whole + side], one[K - whole + side] = lambdas[2 + side], 1
-        return tile_kernel(whole, self._W, self._heads.ranged, self._loss), lambdas, tail
+        return whole, self._W, self._heads.ranged, lambdas, tail
 
     def predict(self, batch: Batch, head: str | None = None) -> np.ndarray:
         if self.model.heads.index(self.model.check_head(head)) != self._dot_index:

@@ -19,18 +19,21 @@ from minicf.backends.numba.vectors import (
     load_invariant,
     plus,
     store,
+    times,
     yield_thread,
     zero_vector,
 )
 
 
 @functools.cache
-def train_tile(LOSS: Any) -> Any:
-    """Make the loop of online SGD over the ratings of a tile, with a function of `loss`."""
+def train_tile(LOSS: Any, WEIGHTED: bool) -> Any:
+    """Make the loop of online SGD over the ratings of a tile, with a function of `loss`, and weights or not."""
     FACTOR = FACTORS[LOSS]
 
     @inline
-    def train(WHOLE, W, RANGED, user, item, rating, start, stop, users, items, lr, decay, tail, mean, low, high):
+    def train(
+        WHOLE, W, RANGED, user, item, rating, weight, start, stop, users, items, lr, decay, tail, mean, low, high
+    ):
         """Train on ratings start … stop-1, one by one: (F2) … (F4), (B4) … (B2), (U2), (U5) with B = 1.
 
         Columns up to WHOLE are factors. For the columns behind, `tail` holds of both sides lambda, the factor of the
@@ -53,6 +56,8 @@ def train_tile(LOSS: Any) -> Any:
             value, g = LOSS(
                 horizontal_sum(score) + mean, real(rating[j]), real(FACTOR) * lr, RANGED, low, high, real(1)
             )
+            if WEIGHTED:
+                value, g = times(real(weight[j]), value), times(real(weight[j]), g)
             total += value
             for k in range(0, WHOLE, lanes):
                 p, q = load(users, u, k), load(items, i, k)
@@ -70,16 +75,17 @@ def train_tile(LOSS: Any) -> Any:
 
 
 @functools.cache
-def tile_kernel(WHOLE: int, W: int, RANGED: bool, LOSS: Any) -> Any:
+def tile_kernel(WHOLE: int, W: int, RANGED: bool, LOSS: Any, WEIGHTED: bool) -> Any:
     """Make the loop of `train_tile` over the tiles that threads share, for a width of rows and a function of `loss`."""
 
-    run_tile = train_tile(LOSS)
+    run_tile = train_tile(LOSS, WEIGHTED)
 
     @kernel
     def train(
         user,
         item,
         rating,
+        weight,
         bounds,
         rounds,
         shared,
@@ -110,8 +116,8 @@ def tile_kernel(WHOLE: int, W: int, RANGED: bool, LOSS: Any) -> Any:
             while atomic_add(shared, of_users, 0) < r or atomic_add(shared, of_items, 0) < r:
                 yield_thread()
             totals[r, b] = run_tile(
-                WHOLE, W, RANGED, user, item, rating, bounds[r, b], bounds[r, b + 1], users, items, lr[r], decay,
-                tail, mean, low, high,
+                WHOLE, W, RANGED, user, item, rating, weight, bounds[r, b], bounds[r, b + 1], users, items, lr[r],
+                decay, tail, mean, low, high,
             )  # fmt: skip
             atomic_add(shared, of_users, 1)
             atomic_add(shared, of_items, 1)
