@@ -70,8 +70,8 @@ def train(
         if held is None:
             if int(settings.validation_fraction * len(rows)) < 1:
                 raise ValueError(
-                    f"early_stopping holds out validation_fraction={settings.validation_fraction:g} of the ratings, and "
-                    f"of {len(rows)} that is none; give more ratings, a larger fraction or valid=..., or leave "
+                    f"early_stopping holds out validation_fraction={settings.validation_fraction:g} of the ratings, "
+                    f"and of {len(rows)} that is none; give more ratings, a larger fraction or valid=..., or leave "
                     "early_stopping out"
                 )
             rows, held = rows.split(settings.validation_fraction, seed)
