@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-INIT, SHUFFLE, DROPOUT, SPLIT, NEGATIVE = 1, 2, 3, 4, 5
+INIT, SHUFFLE, DROPOUT, SPLIT, NEGATIVE, GIBBS, PLANTED = range(1, 8)
 """Purposes. Two draws for different purposes never share a stream."""
 
 GOLDEN = 0x9E3779B97F4A7C15

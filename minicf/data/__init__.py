@@ -1,7 +1,8 @@
 """Tables of ratings: ids, indices, splits; batches of examples and bags of rows."""
 
 from minicf.data.bags import Bags, Batch
+from minicf.data.features import Features
 from minicf.data.ids import UnknownIdError, Vocabulary
 from minicf.data.ratings import Ratings
 
-__all__ = ["Bags", "Batch", "Ratings", "UnknownIdError", "Vocabulary"]
+__all__ = ["Bags", "Batch", "Features", "Ratings", "UnknownIdError", "Vocabulary"]

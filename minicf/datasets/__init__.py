@@ -1,5 +1,6 @@
-"""Data sets: MovieLens, packaged or from a file. Terms of use and citation: ``MOVIELENS.txt``."""
+"""Data sets: MovieLens, packaged or from a file, and made ones. Terms of use and citation: ``MOVIELENS.txt``."""
 
 from minicf.datasets.movielens import load_movielens
+from minicf.datasets.planted import Planted, make_ratings
 
-__all__ = ["load_movielens"]
+__all__ = ["Planted", "load_movielens", "make_ratings"]
