@@ -7,9 +7,21 @@ from minicf.data import Bags, Batch, Ratings, Vocabulary
 from minicf.files import FileError, load_weights, save_weights
 from minicf.losses import Logistic, Loss, SquaredError
 from minicf.models import Dot, DotBias, Hybrid, Model, Net, Parameter
-from minicf.optim import SGD, Adam, Optimizer
+from minicf.optim import SGD, AdaGrad, Adam, Optimizer, RMSProp
 from minicf.registry import register
-from minicf.schedules import Constant, Cosine, CosineRestarts, Exponential, OneCycle, Schedule, Step
+from minicf.schedules import (
+    Chain,
+    Constant,
+    Cosine,
+    CosineRestarts,
+    Exponential,
+    Linear,
+    OneCycle,
+    Piecewise,
+    Schedule,
+    Step,
+    WarmUp,
+)
 from minicf.solvers import Gradient, Part, Progress, Solver
 
 if TYPE_CHECKING:
@@ -25,6 +37,7 @@ if TYPE_CHECKING:
         EarlyStopping,
         History,
         PrintEpochs,
+        ReduceLROnPlateau,
         Trainer,
     )
 
@@ -44,6 +57,7 @@ _LATER = {
         "EarlyStopping",
         "History",
         "PrintEpochs",
+        "ReduceLROnPlateau",
         "Trainer",
     ),
 }
@@ -67,11 +81,13 @@ if not TYPE_CHECKING:  # to a type checker, every name would be one of minicf's,
 
 
 __all__ = [
+    "AdaGrad",
     "Adam",
     "Bags",
     "Batch",
     "CSVLog",
     "Callback",
+    "Chain",
     "Checkpoint",
     "Constant",
     "Cosine",
@@ -85,6 +101,7 @@ __all__ = [
     "Gradient",
     "History",
     "Hybrid",
+    "Linear",
     "Logistic",
     "Loss",
     "Model",
@@ -93,10 +110,13 @@ __all__ = [
     "Optimizer",
     "Parameter",
     "Part",
+    "Piecewise",
     "PrintEpochs",
     "Progress",
+    "RMSProp",
     "Ratings",
     "Recommender",
+    "ReduceLROnPlateau",
     "SGD",
     "Schedule",
     "Solver",
@@ -104,6 +124,7 @@ __all__ = [
     "Step",
     "Trainer",
     "Vocabulary",
+    "WarmUp",
     "check_gradients",
     "cross_validate",
     "load",

@@ -7,8 +7,8 @@ standard error. The exit code is 0, 1 for an error (one line), 2 for invalid arg
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
-import io
 import logging
 import os
 import platform
@@ -16,10 +16,13 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
+
+from minicf import tables
+from minicf.data import Bags, Vocabulary
 
 COLUMNS = {"user": "userId", "item": "movieId", "rating": "rating"}
 
@@ -30,33 +33,96 @@ class _Failure(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    if sys.stderr is None:  # closed: messages are not to end up in the output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="minicf: %(message)s")
-    warnings.showwarning = lambda message, *_, **__: print(f"minicf: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {_in_options(str(message))}")
     try:
+        if getattr(options, "encoding", None) is not None:
+            tables.check_encoding(options.encoding)
         options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has stopped (`| head`). Python would report it again when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader has stopped (`| head`)
+        _drop_output()
     except KeyboardInterrupt:
         path = getattr(options, "output", "-")
         unchanged = "" if path == "-" else f"; {path} was not written, an earlier file is unchanged"
-        print(f"minicf: interrupted{unchanged}", file=sys.stderr)
+        _say(f"interrupted{unchanged}")
         return 130
-    except (_Failure, ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError) as error:
+    except (
+        _Failure, ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RecursionError
+    ) as error:  # fmt: skip
         if options.traceback:
             raise
-        text = " ".join(str(error).split()) or repr(error)
-        print(f"minicf: error: {text}", file=sys.stderr)
+        if isinstance(error, OSError):
+            _drop_output()
+        text = str(error)
+        if isinstance(error, MemoryError):
+            text = f"there is not enough memory{f': {text}' if text else ''}"
+        _say(f"error: {_in_options(text.strip() or repr(error))}")
         return 1
     return 0
+
+
+def _drop_output() -> None:
+    """Let what is left of the output go nowhere: Python would report the same error again when it closes the stream."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _in_options(text: str) -> str:
+    """Return a message of the library with the names of the command line's options for its arguments."""
+    for pattern, option in OPTIONS.items():
+        text = re.sub(pattern, option, text)
+    return text
+
+
+OPTIONS = {
+    r"\bn_factors\b": "--factors",
+    r"\brandom_state is\b": "--seed is",
+    r"^(epochs|backend|model|duplicates|encoding) is\b": r"--\1 is",
+    r"^([kn]) is\b": r"-\1 is",
+    r'say duplicates="last" or duplicates="mean", or drop them': "say --duplicates last or --duplicates mean",
+    r"\bexclude_seen=False": "--with-seen",
+    r"; use partial_fit instead": "",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Take what follows an option of one text for its value, even if it begins with "-": ids and names do."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        joined: list[str] = []
+        while words:
+            word = words.pop(0)
+            action = self._option_string_actions.get(word)
+            text = action is not None and action.nargs is None and action.type is None
+            if (
+                text
+                and words
+                and words[0] not in ("-", "--", *self._option_string_actions)
+                and words[0].startswith("-")
+            ):
+                word += ("=" if word.startswith("--") else "") + words.pop(0)
+            if word.startswith("-") and word.endswith("=--"):  # argparse would hand on an empty list
+                self.error(f"{word.removesuffix('=--')} is '--'; it must be another text")
+            joined.append(word)
+        return super().parse_known_args(joined, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        super().error(tables.harmless(message))
 
 
 def _parser() -> argparse.ArgumentParser:
     from minicf import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "minicf",
         description="Collaborative filtering from a file of ratings.",
         epilog="First train a model, `minicf train ratings.csv -o model.npz`, then use it: "
@@ -72,6 +138,26 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--traceback", action="store_true", help="show the traceback of an error")
         return sub
 
+    def encoding(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--encoding", metavar="NAME", help="of CSV files without a byte order mark, such as cp1252 (utf-8)"
+        )
+
+    def duplicates(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--duplicates", choices=("error", "last", "mean"), help="as for train (what the model was trained with)"
+        )
+
+    def lists(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("-n", type=int, default=10, help="items in a list (10)")
+        sub.add_argument(
+            "-o", "--output", default="-", metavar="FILE", help=".csv, .tsv, .csv.gz or .tsv.gz (standard output)"
+        )
+        sub.add_argument(
+            "--safe", action="store_true",
+            help="put ' before texts that begin with =, +, - or @, which a spreadsheet takes for formulas",
+        )  # fmt: skip
+
     def columns(sub: argparse.ArgumentParser) -> None:
         for role, name in COLUMNS.items():
             sub.add_argument(f"--{role}-column", default=name, metavar="NAME", help=f"column of {role}s ({name})")
@@ -79,9 +165,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("train", _train, "Train on a CSV file of ratings and save the model.")
     sub.add_argument(
         "ratings",
-        help="CSV file in UTF-8, separated by commas, semicolons or tabs; - for standard input; "
+        help="CSV file, separated by commas, semicolons or tabs; - for standard input; "
         "'movielens' for the packaged data set",
     )
+    encoding(sub)
     sub.add_argument("-o", "--output", required=True, metavar="FILE", help="file for the model, .npz")
     columns(sub)
     sub.add_argument("--titles", metavar="CSV", help="CSV file of items with the item column and 'title'")
@@ -105,7 +192,10 @@ def _parser() -> argparse.ArgumentParser:
         help="CSV file of held-out ratings (lists leave the seen items of training out, so they would find none); "
         "- for standard input",
     )
+    encoding(sub)
     sub.add_argument("-k", type=int, default=10, help="length of the lists (10)")
+    sub.add_argument("--with-seen", action="store_true", help="also recommend seen items")
+    duplicates(sub)
 
     sub = command("recommend", _recommend, "Recommend the best items to users.")
     sub.add_argument("model")
@@ -115,22 +205,23 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument(
         "--new", metavar="CSV", help="ratings of a new user: item and rating columns; - for standard input"
     )
-    sub.add_argument("-n", type=int, default=10, help="items per user (10)")
+    encoding(sub)
+    duplicates(sub)
     sub.add_argument("--with-seen", action="store_true", help="also recommend seen items")
-    sub.add_argument("-o", "--output", default="-", help="CSV file (standard output)")
+    lists(sub)
 
     sub = command("similar", _similar, "Find the items most similar to an item.")
     sub.add_argument("model")
     what = sub.add_mutually_exclusive_group(required=True)
     what.add_argument("--item", metavar="ID")
     what.add_argument("--title", help="the title, or a part of it that no other title contains")
-    sub.add_argument("-n", type=int, default=10)
-    sub.add_argument("-o", "--output", default="-", help="CSV file (standard output)")
+    lists(sub)
 
     sub = command("explore", _explore, "Write a page with a map of the items, for a browser.")
     sub.add_argument("model")
     sub.add_argument("ratings", help="the CSV file of training; 'movielens' for the packaged data set")
-    sub.add_argument("-o", "--output", required=True, help="file for the page, .html")
+    encoding(sub)
+    sub.add_argument("-o", "--output", required=True, metavar="FILE", help="file for the page, .html")
 
     command("doctor", _doctor, "Show the installation and the backend that 'auto' takes.")
     return parser
@@ -139,62 +230,18 @@ def _parser() -> argparse.ArgumentParser:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _read(path: str) -> pd.DataFrame:
-    """Read a CSV file as a frame of text.
-
-    It has at least two columns: if its header has no comma, the separator is the semicolon or tab in it.
-    """
-    text = None
-    try:
-        if path == "-":
-            text = sys.stdin.read()
-        elif os.path.exists(path) and not os.path.isfile(path):  # a pipe can be read only once
-            with open(path, encoding="utf-8") as file:
-                text = file.read()
-
-        def table(**options: Any) -> pd.DataFrame:
-            source: Any = path if text is None else io.StringIO(text.removeprefix("\ufeff"))
-            return pd.read_csv(source, dtype=str, keep_default_na=False, **options)
-
-        header = table(nrows=0).columns
-        separator = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), ",")
-        with warnings.catch_warnings():
-            # Rows that are all longer than the header: pandas would take their first values for an index, and
-            # `a,b,4,5` under `userId,movieId,rating` for user b, item 4, rating 5.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return table(sep=separator, index_col=False)
-    except FileNotFoundError:
-        raise _Failure(f"{path} does not exist") from None
-    except pd.errors.EmptyDataError:
-        raise _Failure(f"{path} is empty; it must have a header with the names of its columns, and rows") from None
-    except UnicodeDecodeError as error:
-        raise _Failure(f"{path} is not in UTF-8 ({error}); it must be saved as UTF-8") from None
-    except pd.errors.ParserWarning:
-        raise _Failure(f"{path} has rows longer than its header; quote values that contain {separator!r}") from None
-    except ValueError as error:
-        reason = " ".join(str(error).removeprefix("Error tokenizing data. C error: ").split())
-        raise _Failure(f"{path} cannot be read as CSV: {reason}; values with commas must be quoted") from None
-
-
-def _ids(values: pd.Series) -> pd.Series:
-    """Return ids as integers if all of them are plain integers, else as text (so "007" stays "007")."""
-    if values.str.fullmatch(r"-?(0|[1-9][0-9]{0,17})").all() and not (values == "-0").any():
-        return values.astype("int64")
-    return values
-
-
 def _table(
-    path: str, columns: dict[str, str], needed: Sequence[str] = ("user", "item", "rating"), training: bool = False
+    path: str,
+    columns: dict[str, str],
+    needed: Sequence[str] = ("user", "item", "rating"),
+    encoding: str | None = None,
+    recommender: Any = None,
 ) -> pd.DataFrame:
-    frame = _read(path)
-    if missing := [columns[role] for role in needed if columns[role] not in frame.columns]:
-        remedy = "its columns must have the names of the training file"
-        if training:
-            remedy = "see " + " ".join(f"--{role}-column" for role in needed if columns[role] in missing)
-        lacks, has = (", ".join(map(repr, names)) for names in (missing, frame.columns))
-        raise _Failure(f"{path} has no column {lacks}; it has {has}; {remedy}")
-    if not len(frame):
-        raise _Failure(f"{path} has no rows")
+    """Read ratings; their ids have the type of the known ids, or without a recommender the type that they look like."""
+    remedy = "its columns must have the names of the training file"
+    if recommender is None:
+        remedy = "see " + " ".join(f"--{role}-column" for role in needed)
+    frame = tables.read(path, [columns[role] for role in needed], encoding, remedy)
     table = {}
     for role in needed:
         text = frame[columns[role]]
@@ -202,17 +249,56 @@ def _table(
             table[columns[role]] = pd.to_numeric(text, errors="coerce")
             bad, problem = ~np.isfinite(table[columns[role]].to_numpy(dtype=float)), "is not a finite number"
         else:
-            table[columns[role]] = _ids(text)
-            bad, problem = (text == "").to_numpy(), "is empty"
+            bad, problem = (text.str.strip() == "").to_numpy(dtype=bool), "is empty"
         if bad.any():
             value = text.iloc[line := int(bad.argmax())]
-            comma = role == "rating" and re.fullmatch(r"[+-]?[0-9]+,[0-9]+", value)
-            remedy = f"write a decimal point, {value.replace(',', '.')}" if comma else "correct or drop such rows"
+            remedy = _decimal(value) if role == "rating" else "correct or drop such rows"
             raise _Failure(
                 f"{path}, row {line + 1} (from 1, without the header): {role} {value!r} {problem} "
                 f"({bad.sum():,} of {len(bad):,} rows); {remedy}"
             )
+        if role != "rating":
+            table[columns[role]] = _known_ids(text, path, recommender, role) if recommender else tables.ids_of(text)
     return pd.DataFrame(table)
+
+
+def _decimal(value: str) -> str:
+    """Return the remedy for a rating that is not a number."""
+    if re.fullmatch(r"[+-]?[0-9]{1,3}(,[0-9]{3})+", value):
+        return "write numbers without a separator of thousands, and with a decimal point"
+    if re.fullmatch(r"[+-]?[0-9]+,[0-9]+", value):
+        return f"write a decimal point, {value.replace(',', '.')}"
+    return "correct or drop such rows"
+
+
+def _known_ids(text: pd.Series, path: str, recommender: Any, side: str) -> pd.Series:
+    ids, strange = tables.ids_like(text, recommender.vocabulary(side))
+    if strange.any():
+        row = int(strange.argmax())
+        said = (
+            f"{path}, row {row + 1} (from 1, without the header): {side} {text.iloc[row]!r} is not an integer, as the "
+            f"known ids are ({strange.sum():,} of {len(text):,} rows)"
+        )
+        if recommender.unknown == "raise":
+            raise _Failure(f"{said}; the model takes no unknown ids")
+        _say(f"{said}: unknown")
+    return ids
+
+
+def _titles(path: str, column: str, encoding: str | None, items: Vocabulary) -> pd.Series:
+    frame = tables.read(path, [column, "title"], encoding, "see --item-column")
+    ids, strange = tables.ids_like(frame[column], items)
+    if strange.any():
+        _say(
+            f"{strange.sum():,} of {len(ids):,} titles in {path} are of items that are no integers, such as "
+            f"{frame[column][strange].iloc[0]!r}, and were left out"
+        )
+    ids, title = ids[~strange], frame["title"][~strange]
+    if not (items.index(ids, missing=-1) >= 0).any():
+        raise _Failure(f"{path} has no title of an item with a rating: column {column!r} must hold the items' ids")
+    if (repeated := ids.duplicated()).any():
+        raise _Failure(f"{path} has the item {ids[repeated].iloc[0]!r} more than once; keep one")
+    return pd.Series(title.to_numpy(dtype=object), index=ids)
 
 
 def _names(recommender: Any) -> dict[str, str]:
@@ -223,11 +309,8 @@ def _as_known(recommender: Any, side: str, text: str) -> Any:
     """Return an id of the command line in the type of the known ids."""
     vocabulary = recommender.vocabulary(side)
     value: Any = text
-    if vocabulary.ids.dtype != object:
-        try:
-            value = int(text)
-        except ValueError:
-            raise _Failure(f"{side} is {text!r}; it must be an integer, like the known ids") from None
+    if vocabulary.ids.dtype != object and (value := tables.integer_of(text)) is None:
+        raise _Failure(f"{side} is {text!r}; it must be an integer, like the known ids")
     if vocabulary.index(value, missing=-1) < 0:
         some = ", ".join(map(repr, vocabulary.ids[:3].tolist()))
         new = "; use --new with the ratings of a new user" if side == "user" else ""
@@ -235,24 +318,24 @@ def _as_known(recommender: Any, side: str, text: str) -> Any:
     return value
 
 
-def _match(recommender: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with its ids in the type of the known ids: 10 becomes "10" where these are text."""
-    frame = frame.copy()
-    for side in ("user", "item"):
-        name = getattr(recommender, side)
-        if name in frame and recommender.vocabulary(side).ids.dtype == object:
-            frame[name] = frame[name].astype(str)
-    return frame
+def _check_output(options: argparse.Namespace, *suffixes: str) -> None:
+    """Before any work: whether its result can be written."""
+    if options.output == "-" and suffixes != tables.TABLES:
+        raise _Failure(f"--output is '-'; it must be a file, {suffixes[0]}")
+    if options.output == "-":
+        if sys.stdout is None:
+            raise _Failure("standard output is closed; write to a file with --output")
+    else:
+        tables.check_output(options.output, suffixes)
 
 
-def _write(frame: pd.DataFrame, path: str, header: bool = True) -> None:
-    if path == "-":
-        sys.stdout.write(frame.to_csv(index=False, header=header))
-        return
-    from minicf import files
-
-    with files.atomic(path) as file:
-        file.write(frame.to_csv(index=False).encode())
+def _write(frame: pd.DataFrame, options: argparse.Namespace, header: bool = True) -> None:
+    safe, count = tables.formulas(frame)
+    if count and not options.safe:
+        _say(
+            f"{count:,} cells begin with =, +, - or @: a spreadsheet takes them for formulas; --safe puts ' before them"
+        )
+    tables.write(safe if options.safe else frame, options.output, header)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -261,19 +344,12 @@ def _write(frame: pd.DataFrame, path: str, header: bool = True) -> None:
 def _train(options: argparse.Namespace) -> None:
     from minicf.datasets import load_movielens
     from minicf.recommender import Recommender
+    from minicf.train import DivergenceError
 
+    _check_output(options, ".npz")
     columns = {role: getattr(options, f"{role}_column") for role in COLUMNS}
-    folder = os.path.dirname(options.output) or "."
-    if not os.path.isdir(folder):
-        raise _Failure(f"{folder} is not a folder; --output must be a file in an existing one")
-    titles = None
-    if options.titles:
-        items = _read(options.titles)
-        if not {columns["item"], "title"} <= set(items.columns):
-            raise _Failure(
-                f"{options.titles} has the columns {list(items.columns)}; it must have {columns['item']!r} and 'title'"
-            )
-        titles = pd.Series(items["title"].to_numpy(), index=_ids(items[columns["item"]]))
+    if len(set(columns.values())) < 3:
+        raise _Failure(f"--user-column, --item-column and --rating-column are {[*columns.values()]}; they must differ")
     arguments: dict[str, Any] = {} if options.factors is None else {"n_factors": options.factors}
     recommender = Recommender(
         options.model,
@@ -285,10 +361,23 @@ def _train(options: argparse.Namespace) -> None:
         **columns,
         **arguments,
     )
-    ratings: Any = (
-        load_movielens() if options.ratings == "movielens" else _table(options.ratings, columns, training=True)
-    )
-    recommender.fit(ratings, titles=titles)
+    ratings: Any = load_movielens()
+    if options.ratings != "movielens":
+        ratings = _table(options.ratings, columns, encoding=options.encoding)
+    ratings = recommender.inputs.ratings(ratings)
+    if options.factors is not None:
+        _check_memory(options.factors, ratings.n_users + ratings.n_items)
+    titles = None
+    if options.titles:
+        titles = _titles(options.titles, columns["item"], options.encoding, ratings.items)
+    try:
+        recommender.fit(ratings, titles=titles)
+    except DivergenceError as error:
+        low, high = ratings.rating.min(), ratings.rating.max()
+        raise _Failure(
+            f"training diverged in epoch {error.epoch}: ratings are {low:g} … {high:g}, {ratings.mean:g} on average; "
+            "correct or drop outliers, or give their logarithms"
+        ) from None
     recommender.save(options.output, seen=not options.no_seen)
     last = recommender.history_.iloc[-1]
     _say(
@@ -298,27 +387,55 @@ def _train(options: argparse.Namespace) -> None:
     )
 
 
+def _check_memory(factors: int, rows: int) -> None:
+    """Refuse tables that exceed the machine's memory: the system would grant them, and end the process later."""
+    if not hasattr(os, "sysconf"):
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most = memory // (3 * 4 * rows)  # weights, the weights before, a copy: float32
+    if factors > most:
+        raise _Failure(f"--factors is {factors:,}; for {rows:,} users and items, this machine's memory holds {most:,}")
+
+
 def _evaluate(options: argparse.Namespace) -> None:
+    if sys.stdout is None:
+        raise _Failure("standard output is closed; it is where the measures go")
     recommender = _load(options.model)
-    frame = _match(recommender, _table(options.ratings, _names(recommender)))
+    recommender.duplicates = options.duplicates or recommender.duplicates
+    if recommender.seen_ is None or options.with_seen:
+        if not options.with_seen:
+            _say("the model was saved without seen items: lists may hold items of training")
+        recommender.seen_ = Bags.empty(len(recommender.users_))
+    frame = _table(options.ratings, _names(recommender), encoding=options.encoding, recommender=recommender)
+    if options.k > (most := max(1000, len(recommender.items_))):  # each user has a list of this length
+        raise _Failure(
+            f"-k is {options.k:,}; it must be at most {most:,} for a model of {len(recommender.items_):,} items"
+        )
     result = recommender.evaluate(frame, k=options.k)
-    _write(pd.DataFrame({"measure": list(result), "value": list(result.values())}), "-")
+    tables.write(pd.DataFrame({"measure": list(result), "value": list(result.values())}), "-")
 
 
 def _recommend(options: argparse.Namespace) -> None:
+    _check_output(options, *tables.TABLES)
     recommender = _load(options.model)
+    recommender.duplicates = options.duplicates or recommender.duplicates
+    options.n = min(options.n, len(recommender.items_))
     if options.all:
-        frames = recommender.recommend_all(options.n, exclude_seen=not options.with_seen)
+        frames = (
+            frame.drop(columns="known")
+            for frame in recommender.recommend_all(options.n, exclude_seen=not options.with_seen)
+        )
         if options.output != "-":
-            return _write(pd.concat(frames), options.output)
+            return _write(pd.concat(frames), options)
         for at, frame in enumerate(frames):
-            _write(frame.drop(columns="known"), "-", header=at == 0)
+            _write(frame, options, header=at == 0)
         return None
     if options.new:
         names = _names(recommender)
-        table = _match(recommender, _table(options.new, names, ("item", "rating")))
-        text = recommender.users_.ids.dtype == object
-        new: Any = "new" if text else (int(recommender.users_.ids[-1]) + 1)
+        table = _table(options.new, names, ("item", "rating"), options.encoding, recommender)
+        new: Any = "new"
+        if recommender.users_.ids.dtype != object:
+            new = next(tables.unused_integers(recommender.users_))
         while recommender.users_.index(new, missing=-1) >= 0:
             new = f"{new}'"
         unknown = int((recommender.items_.index(table[recommender.item], missing=-1) < 0).sum())
@@ -329,16 +446,18 @@ def _recommend(options: argparse.Namespace) -> None:
     else:
         users = [_as_known(recommender, "user", text) for text in options.user]
     frame = recommender.recommend(users, options.n, exclude_seen=not options.with_seen)
-    return _write(frame.drop(columns="known"), options.output)
+    return _write(frame.drop(columns="known"), options)
 
 
 def _similar(options: argparse.Namespace) -> None:
+    _check_output(options, *tables.TABLES)
     recommender = _load(options.model)
+    options.n = min(options.n, len(recommender.items_))
     if options.title is None:
         item = _as_known(recommender, "item", options.item)
     else:
         item = recommender.items_.ids[_titled(recommender, options.title)]
-    _write(recommender.similar_items(item, options.n).drop(columns="known"), options.output)
+    _write(recommender.similar_items(item, options.n).drop(columns="known"), options)
 
 
 def _titled(recommender: Any, title: str) -> int:
@@ -366,10 +485,11 @@ def _explore(options: argparse.Namespace) -> None:
     from minicf.datasets import load_movielens
     from minicf.explain import explore
 
+    _check_output(options, ".html", ".htm")
     recommender = _load(options.model)
     ratings: Any = load_movielens()
     if options.ratings != "movielens":
-        ratings = _match(recommender, _table(options.ratings, _names(recommender)))
+        ratings = _table(options.ratings, _names(recommender), encoding=options.encoding, recommender=recommender)
     inputs = recommender.inputs
     table = inputs.ratings(ratings)
     if table.titles is None and recommender.titles_ is not None and len(table.items) == len(recommender.items_):
@@ -453,7 +573,9 @@ def _gpu() -> str:
 
 
 def _say(text: str) -> None:
-    print(f"minicf: {text}", file=sys.stderr)
+    """Print one line for a person."""
+    text = tables.harmless(" ".join(text.split()))
+    print(f"minicf: {text if len(text) <= 1000 else f'{text[:700]} … {text[-290:]}'}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ its ``version`` which layout it has.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
+import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
+import stat
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,16 +35,75 @@ class FileError(ValueError):
     """Report a file that minicf did not write, or that is damaged: the message names the file and the reason."""
 
 
-def check_folder(path: str | os.PathLike[str]) -> None:
-    """Raise what writing to `path` would raise for its folder or for a folder in its place, with a remedy."""
-    path = Path(os.path.realpath(path))
-    if not path.parent.is_dir():
-        kind = NotADirectoryError if path.parent.exists() else FileNotFoundError
-        raise kind(f"{path} cannot be written: {path.parent} is not a directory; make it, or name another")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a directory; name a file in it")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path} cannot be written: {path.parent} is read-only; name another folder")
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise what writing to `path` would raise, with a remedy, before the work whose result is to go there.
+
+    A file is made beside `path` and removed again; `path` itself is not touched. A FIFO or a character device (a
+    terminal, ``/dev/null``) is written to straight away and passes.
+
+    Raises
+    ------
+    OSError
+        FileNotFoundError, NotADirectoryError, IsADirectoryError or PermissionError where they fit: there is no such
+        folder, something else is in the way, the name is too long, nothing can be written there.
+    """
+    direct, old = _inspect(path)
+    if not direct:
+        real = Path(os.path.realpath(path))
+        try:
+            handle, temporary = _temporary(real, old)
+            os.close(handle)
+            os.unlink(temporary)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}; name another file", str(real)) from error
+
+
+def _inspect(path: str | os.PathLike[str]) -> tuple[bool, os.stat_result | None]:
+    """Return whether `path` is written to as it stands, and the status of the file that is there; refuse the rest."""
+    real, given = Path(os.path.realpath(path)), os.fspath(path)
+    try:
+        old = os.stat(path)
+    except FileNotFoundError:
+        old = None
+    except NotADirectoryError:
+        old = None  # said below
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; name another file", given) from error
+    if not given or given.endswith(os.sep) or (old is not None and stat.S_ISDIR(old.st_mode)):
+        raise IsADirectoryError(f"{given!r} is a directory; name a file in it")
+    if old is not None and (_own_handle(path) is not None or stat.S_ISFIFO(old.st_mode) or stat.S_ISCHR(old.st_mode)):
+        if not os.access(path, os.W_OK):
+            raise PermissionError(f"{path} cannot be written; name another file")
+        return True, old
+    if old is not None and not stat.S_ISREG(old.st_mode):
+        raise OSError(errno.EINVAL, f"it is a {_kind(old)}, not a file; name another", given)
+    if not real.parent.is_dir():
+        kind = NotADirectoryError if real.parent.exists() else FileNotFoundError
+        raise kind(f"{real} cannot be written: {real.parent} is not a directory; make it, or name another")
+    if not os.access(real.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{real} cannot be written: {real.parent} is read-only; name another folder")
+    return False, old
+
+
+def _kind(status: os.stat_result) -> str:
+    kinds = {"directory": stat.S_ISDIR, "FIFO": stat.S_ISFIFO, "block device": stat.S_ISBLK, "socket": stat.S_ISSOCK}
+    return next((name for name, holds in kinds.items() if holds(status.st_mode)), "device")
+
+
+def _own_handle(path: str | os.PathLike[str]) -> int | None:
+    """Return the handle of this process that `path` stands for, as /dev/stdout and the shell's >(command) do.
+
+    Where it leads to a file, somebody is amid writing there: one put in its place would lose the rest.
+    """
+    at = os.path.abspath(path)
+    for _ in range(40):  # the system's own limit on links
+        folder, name = os.path.realpath(os.path.dirname(at)), os.path.basename(at)
+        if folder == f"/proc/{os.getpid()}/fd" and name.isdecimal():
+            return int(name)
+        if not os.path.islink(at):
+            break
+        at = os.path.join(folder, os.readlink(at))
+    return None
 
 
 @contextlib.contextmanager
@@ -49,25 +111,30 @@ def atomic(path: str | os.PathLike[str]) -> Any:
     """Open a binary file that takes the place of `path` when the block ends well, and leaves it alone otherwise.
 
     The data go to a temporary file in the same folder, are synced to the disk and renamed: whatever happens,
-    `path` is the old file or the new one. A symbolic link stays one; the file that it points to is replaced.
+    `path` is the old file or the new one, and the new one has the old one's mode and, where the system allows it,
+    owner. A symbolic link stays one; the file that it points to is replaced. A FIFO or a character device takes all
+    the data at the end of the block.
 
     A process that is killed outright leaves its temporary file behind. The next one that writes to `path` removes it:
     a writer holds a lock on its own, which ends with the process.
     """
+    direct, old = _inspect(path)
+    if direct:
+        data = io.BytesIO()
+        yield data
+        _write_straight(path, data)
+        return
     path = Path(os.path.realpath(path))
-    check_folder(path)
     _sweep(path)
     temporary = None
     try:
-        handle, temporary = _temporary(path)
+        handle, temporary = _temporary(path, old)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            # mkstemp makes files that only the owner reads; a saved model is an ordinary file.
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
+            if old is not None:
+                _keep_owner_and_mode(file.fileno(), old)
             os.replace(temporary, path)
     except BaseException as error:
         if temporary is not None:
@@ -85,20 +152,55 @@ def atomic(path: str | os.PathLike[str]) -> Any:
             os.close(folder)
 
 
-def _temporary(path: Path) -> tuple[int, str]:
-    """Make a new file beside `path`, locked."""
+def _write_straight(path: str | os.PathLike[str], data: io.BytesIO) -> None:
+    own = _own_handle(path)
+    try:
+        with os.fdopen(os.dup(own), "wb") if own is not None else open(path, "wb") as file:
+            file.write(data.getbuffer())
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; it was not written, or in part", os.fspath(path)) from error
+
+
+def _keep_owner_and_mode(handle: int, old: os.stat_result) -> None:
+    if not hasattr(os, "fchown"):
+        return
+    mode, new = stat.S_IMODE(old.st_mode), os.fstat(handle)
+    if new.st_uid != old.st_uid:
+        with contextlib.suppress(OSError):  # only root may give files away
+            os.fchown(handle, old.st_uid, -1)
+    if new.st_gid != old.st_gid:
+        try:
+            os.fchown(handle, -1, old.st_gid)
+        except OSError:
+            mode &= ~0o070  # they were another group's rights
+    os.fchmod(handle, mode)
+
+
+def _temporary(path: Path, old: os.stat_result | None) -> tuple[int, str]:
+    """Make a new file beside `path`, locked; what takes the place of an old file is the owner's alone until then."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     while True:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        name = str(path.parent / f".{_stem(path)}.{secrets.token_hex(4)}.tmp")
+        try:
+            handle = os.open(name, flags, 0o666 if old is None else 0o600)
+        except FileExistsError:
+            continue
         _lock(handle, wait=True)
         if os.path.exists(name):  # a sweep may have come between
             return handle, name
         os.close(handle)
 
 
+def _stem(path: Path) -> str:
+    """The name of `path` within the names of its temporary files, which must not exceed what a folder can hold."""
+    data = os.fsencode(path.name)
+    return path.name if len(data) <= 100 else hashlib.sha256(data).hexdigest()
+
+
 def _sweep(path: Path) -> None:
     """Remove the temporary files of `path` that no living process holds."""
     with contextlib.suppress(OSError):
-        for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+        for left in path.parent.glob(f".{glob.escape(_stem(path))}.????????.tmp"):
             with left.open("rb") as file:
                 if _lock(file.fileno(), wait=False):
                     left.unlink()
@@ -149,11 +251,16 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
     FileNotFoundError
         No such file.
     FileError
-        Damaged, cut short, of another kind, made by a newer version, or holding pickled objects. Nothing is
-        executed, and nothing larger than the file itself is allocated.
+        No regular file (a FIFO, a device), damaged, cut short, of another kind, made by a newer version, or holding
+        pickled objects. Nothing is executed, and nothing larger than the file itself is allocated.
     """
     path = Path(path)
-    size = path.stat().st_size
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(f"{path} is a directory; name a file in it")
+    if not stat.S_ISREG(status.st_mode):  # one without an end, or without a beginning to go back to
+        raise FileError(f"{path} is a {_kind(status)}; it must be a regular file: copy what it gives to one")
+    size = status.st_size
     file = path.open("rb")  # after this, whatever goes wrong lies in what it holds
     try:
         with file, zipfile.ZipFile(file) as archive:

@@ -47,21 +47,21 @@ class Optimizer:
 
         @minicf.register
         @dataclass(frozen=True)
-        class AdaGrad(minicf.Optimizer):
-            "Duchi, Hazan and Singer 2011: s <- s + g^2, w <- w - lr g / (sqrt(s) + eps)."
+        class SignSGD(minicf.Optimizer):
+            "Bernstein et al. 2018, with momentum: m <- mu m + (1 - mu) g, w <- w - lr sign(m)."
 
             lr: float = 0.01
-            eps: float = 1e-10
+            momentum: float = 0.9
             weight_decay: float = 0.0
             decay: str = "l2"
             sparse: bool = False
 
             def slots(self):
-                return ("squares",)
+                return ("mean",)
 
             def update(self, w, g, slots, t, lr, table):
-                slots["squares"] = slots["squares"] + g * g
-                return w - lr * g / (slots["squares"] ** 0.5 + self.eps)
+                slots["mean"] = m = self.momentum * slots["mean"] + (1.0 - self.momentum) * g
+                return w - lr * minicf.ops.namespace(m).sign(m)
     """
 
     lr: float
@@ -106,15 +106,26 @@ class Optimizer:
         """Make zeroed state: an array ``slot.weight`` for each slot and weight; the step is kept beside it."""
         return {f"{slot}.{name}": namespace(w).zeros_like(w) for slot in self.slots() for name, w in weights.items()}
 
-    def step(self, w: Weights, grads: Weights, state: Weights, t: int, lr: float, counts: Weights, batch: int) -> None:
+    def step(
+        self,
+        w: Weights,
+        grads: Weights,
+        state: Weights,
+        t: int,
+        lr: float | Mapping[str, float],
+        counts: Weights,
+        batch: int,
+    ) -> None:
         """Move every weight once, in place.
 
         Parameters
         ----------
         w, grads, state : dict of arrays
             Weights, their gradients, and what `init_state` made.
-        t, lr : int, float
-            The step, from 1, and its learning rate.
+        t : int
+            The step, from 1.
+        lr : float or dict of float by weight name
+            Its learning rate.
         counts : dict of arrays
             For each table, how many examples of the batch read each row (n_r); dense layers are absent.
         batch : int
@@ -124,9 +135,10 @@ class Optimizer:
             n = counts.get(name)
             # The whole array, or the rows that the batch reads.
             at: Any = slice(None) if n is None or not self.sparse else n.nonzero()[0]
-            old, g = self._decayed(name, at, w[name], grads[name], lr, n, batch)
+            rate = lr[name] if isinstance(lr, Mapping) else lr
+            old, g = self._decayed(name, at, w[name], grads[name], rate, n, batch)
             slots = {slot: state[f"{slot}.{name}"][at] for slot in self.slots()}
-            w[name][at] = self.update(old, g, slots, t, lr, n is not None)
+            w[name][at] = self.update(old, g, slots, t, rate, n is not None)
             for slot, value in slots.items():
                 state[f"{slot}.{name}"][at] = value
 
@@ -217,6 +229,9 @@ class Adam(Optimizer):
         Added to the root of the second moment.
     weight_decay, decay, sparse
         As for `SGD`.
+    amsgrad : bool
+        Divide by the largest second moment so far (Reddi, Kale and Kumar 2018). It has no compiled kernel: every
+        backend runs it composed of array operations.
 
     Notes
     -----
@@ -226,6 +241,8 @@ class Adam(Optimizer):
     (U8) w <- w - lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps).
     These are torch.optim.Adam's. With ``sparse=True`` tables follow torch.optim.SparseAdam, which adds eps before the
     correction of v and not after it: (U9) eps <- eps / sqrt(1 - beta2^t) in (U8).
+    (U10) amsgrad: u <- max(u, v), starting from 0, and u in the place of v in (U8); the paper corrects neither moment,
+    torch.optim.Adam and this one both.
     """
 
     lr: float = 0.001
@@ -234,9 +251,11 @@ class Adam(Optimizer):
     weight_decay: float | Mapping[str, float] = 0.0
     decay: str = "l2"
     sparse: bool = False
+    amsgrad: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "amsgrad", check_bool("amsgrad", self.amsgrad))
         try:
             beta1, beta2 = self.betas
         except (TypeError, ValueError):
@@ -249,7 +268,7 @@ class Adam(Optimizer):
     __hash__ = Optimizer.__hash__
 
     def slots(self) -> tuple[str, ...]:
-        return ("first", "second")
+        return ("first", "second", *(["largest"] if self.amsgrad else []))
 
     def scalars(self, t: int, lr: float, table: bool) -> tuple[float, float, float]:
         """Return the numbers of step t in (U8) and (U9): lr / (1 - beta1^t), sqrt(1 - beta2^t) and eps."""
@@ -262,5 +281,120 @@ class Adam(Optimizer):
         beta1, beta2 = self.betas
         slots["first"] = m = beta1 * slots["first"] + (1.0 - beta1) * g  # (U6)
         slots["second"] = v = beta2 * slots["second"] + (1.0 - beta2) * g * g  # (U7)
+        if self.amsgrad:
+            slots["largest"] = v = namespace(v).maximum(slots["largest"], v)  # (U10)
         rate, root, eps = self.scalars(t, lr, table)
         return w - rate * m / (namespace(v).sqrt(v) / root + eps)  # (U8), (U9)
+
+
+@register
+@dataclass(frozen=True)
+class AdaGrad(Optimizer):
+    """AdaGrad (Duchi, Hazan and Singer 2011): steps shrink by all the gradient that an element has seen.
+
+    Parameters
+    ----------
+    lr : float
+        The learning rate, unless a trainer's `lr` or schedule says otherwise.
+    eps : float
+        Added to the root of the sum.
+    initial : float
+        What the sums start from.
+    weight_decay, decay, sparse
+        As for `SGD`.
+
+    Notes
+    -----
+    (U11) s <- s + g^2, starting from `initial`.
+    (U12) w <- w - lr g / (sqrt(s) + eps).
+    These are torch.optim.Adagrad's; its ``lr_decay`` is a schedule's work here. With ``decay="l2"`` a row without an
+    example moves by its decay alone, as there. It runs composed of array operations on every backend.
+    """
+
+    lr: float = 0.01
+    eps: float = 1e-10
+    initial: float = 0.0
+    weight_decay: float | Mapping[str, float] = 0.0
+    decay: str = "l2"
+    sparse: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "eps", check_number("eps", self.eps, above=0.0))
+        object.__setattr__(self, "initial", check_number("initial", self.initial, 0.0))
+
+    __hash__ = Optimizer.__hash__
+
+    def slots(self) -> tuple[str, ...]:
+        return ("squares",)
+
+    def init_state(self, weights: Weights) -> Weights:
+        return {f"squares.{name}": namespace(w).zeros_like(w) + self.initial for name, w in weights.items()}
+
+    def update(self, w: Array, g: Array, slots: Weights, t: int, lr: float, table: bool) -> Array:
+        slots["squares"] = s = slots["squares"] + g * g  # (U11)
+        return w - lr * g / (namespace(s).sqrt(s) + self.eps)  # (U12)
+
+
+@register
+@dataclass(frozen=True)
+class RMSProp(Optimizer):
+    """RMSProp (Hinton 2012, lecture 6e), also centered (Graves 2013) and with momentum.
+
+    Parameters
+    ----------
+    lr : float
+        The learning rate, unless a trainer's `lr` or schedule says otherwise.
+    alpha : float
+        In [0, 1): the memory of the means.
+    eps : float
+        Added to the root.
+    momentum : float
+        mu in (U16), in [0, 1).
+    centered : bool
+        Divide by the standard deviation of the gradient and not by its root mean square.
+    weight_decay, decay, sparse
+        As for `SGD`.
+
+    Notes
+    -----
+    Means and velocity start from 0; nothing makes up for that, as Adam does.
+    (U13) v <- alpha v + (1 - alpha) g^2.
+    (U14) centered: m <- alpha m + (1 - alpha) g, and v - m^2 in the place of v in (U15). It is a variance, never below
+    0 but by rounding, which is cut off.
+    (U15) d = g / (sqrt(v) + eps); w <- w - lr d.
+    (U16) with momentum: b <- mu b + d; w <- w - lr b.
+    These are torch.optim.RMSprop's. It runs composed of array operations on every backend.
+    """
+
+    lr: float = 0.01
+    alpha: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+    centered: bool = False
+    weight_decay: float | Mapping[str, float] = 0.0
+    decay: str = "l2"
+    sparse: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "alpha", check_number("alpha", self.alpha, 0.0, 1.0))
+        object.__setattr__(self, "eps", check_number("eps", self.eps, above=0.0))
+        object.__setattr__(self, "momentum", check_number("momentum", self.momentum, 0.0, 1.0))
+        object.__setattr__(self, "centered", check_bool("centered", self.centered))
+
+    __hash__ = Optimizer.__hash__
+
+    def slots(self) -> tuple[str, ...]:
+        return ("second", *(["first"] if self.centered else []), *(["velocity"] if self.momentum else []))
+
+    def update(self, w: Array, g: Array, slots: Weights, t: int, lr: float, table: bool) -> Array:
+        xp = namespace(g)
+        slots["second"] = v = self.alpha * slots["second"] + (1.0 - self.alpha) * g * g  # (U13)
+        if self.centered:
+            slots["first"] = m = self.alpha * slots["first"] + (1.0 - self.alpha) * g
+            v = xp.maximum(v - m * m, 0.0)  # (U14)
+        d = g / (xp.sqrt(v) + self.eps)  # (U15)
+        if self.momentum:
+            slots["velocity"] = d = self.momentum * slots["velocity"] + d  # (U16)
+        return w - lr * d

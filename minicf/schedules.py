@@ -7,6 +7,8 @@ was made without one (``epochs=None``: the length of this fit), starts again.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +35,7 @@ class Schedule:
         if type(getattr(self, name)) is not int:
             object.__setattr__(self, name, value)
 
-    def for_fit(self, epochs: int) -> Schedule:
+    def for_fit(self, epochs: float) -> Schedule:
         """Return the schedule with a missing length filled in from this fit's."""
         if "epochs" in getattr(self, "__dataclass_fields__", {}) and getattr(self, "epochs", 0) is None:
             return replace(self, epochs=epochs)  # type: ignore[type-var]
@@ -160,6 +162,144 @@ class OneCycle(Schedule):
         rise = 1.0 + (self.start - 1.0) * _half_cosine(np.minimum(x / self.up, 1.0))
         fall = self.end + (1.0 - self.end) * _half_cosine(np.maximum(x - self.up, 0.0) / (1.0 - self.up))
         return np.where(x < self.up, rise, fall)
+
+
+def _increasing(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """Return times, which must be above 0 and each later than the last."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise ValueError(f"{name} is {values!r}; it must be a sequence of numbers of epochs")
+    times = tuple(check_number(f"{name}[{i}]", x, above=0.0) for i, x in enumerate(values))
+    if any(later <= earlier for earlier, later in itertools.pairwise(times)):
+        raise ValueError(f"{name} is {values!r}; each time must be later than the one before")
+    return times
+
+
+@register
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """Go from `start` to `end` in a straight line over `epochs` epochs, and stay there."""
+
+    start: float = 1.0
+    end: float = 0.0
+    epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        self._check("start", low=0.0)
+        self._check("end", low=0.0)
+        if self.epochs is not None:
+            self._check("epochs", above=0.0)
+
+    @property
+    def horizon(self) -> float | None:  # type: ignore[override]
+        return self.epochs
+
+    def factor(self, t: np.ndarray) -> np.ndarray:
+        assert self.epochs is not None
+        return self.start + (self.end - self.start) * np.minimum(np.asarray(t, np.float64) / self.epochs, 1.0)
+
+
+@register
+@dataclass(frozen=True)
+class Piecewise(Schedule):
+    """Take `factors[0]` until `at[0]` epochs are over, then `factors[1]` until `at[1]`, ….
+
+    There is one factor more than times.
+    """
+
+    at: Sequence[float]
+    factors: Sequence[float]
+
+    def __post_init__(self) -> None:
+        at, factors = _increasing("at", self.at), self.factors
+        if isinstance(factors, str) or not isinstance(factors, Sequence) or len(factors) != len(at) + 1:
+            raise ValueError(f"factors is {factors!r}; it must be {len(at) + 1} numbers, one more than at has")
+        object.__setattr__(self, "at", at)
+        values = tuple(check_number(f"factors[{i}]", x, 0.0) for i, x in enumerate(factors))
+        object.__setattr__(self, "factors", values)
+
+    def factor(self, t: np.ndarray) -> np.ndarray:
+        return np.array(self.factors)[np.searchsorted(self.at, np.asarray(t) + _NUDGE, side="right")]
+
+
+@register
+@dataclass(frozen=True)
+class Chain(Schedule):
+    """Follow `parts[0]` until `at[0]` epochs are over, then `parts[1]` from its beginning until `at[1]`, ….
+
+    A part without a length gets that of its stretch; the last one ends with the fit.
+    """
+
+    parts: Sequence[Schedule]
+    at: Sequence[float]
+
+    def __post_init__(self) -> None:
+        at, parts = _increasing("at", self.at), tuple(self.parts)
+        if len(parts) != len(at) + 1 or not all(isinstance(part, Schedule) for part in parts):
+            raise ValueError(f"parts is {self.parts!r}; it must be {len(at) + 1} schedules, one more than at has")
+        object.__setattr__(self, "at", at)
+        starts = (0.0, *at)
+        object.__setattr__(self, "parts", tuple(
+            part.for_fit(end - start) for part, start, end in zip(parts, starts, at, strict=False)
+        ) + parts[-1:])  # fmt: skip
+
+    @property
+    def horizon(self) -> float | None:  # type: ignore[override]
+        last = self.parts[-1].horizon
+        return None if last is None else (0.0, *self.at)[-1] + last
+
+    def for_fit(self, epochs: float) -> Schedule:
+        start = self.at[-1] if self.at else 0.0
+        last = self.parts[-1].for_fit(epochs - start) if epochs > start else self.parts[-1]
+        if last is self.parts[-1]:
+            if last.for_fit(1) is not last:
+                raise ValueError(
+                    f"epochs is {epochs}; it must be above {start:g}, where the last part of {self} begins"
+                )
+            return self
+        return replace(self, parts=(*self.parts[:-1], last))
+
+    def factor(self, t: np.ndarray) -> np.ndarray:
+        t = np.asarray(t, np.float64)
+        place = np.searchsorted(self.at, t + _NUDGE, side="right")
+        out = np.empty(t.shape)
+        for i, (part, start) in enumerate(zip(self.parts, (0.0, *self.at), strict=True)):
+            here = place == i
+            out[here] = part.factor(np.maximum(t[here] - start, 0.0))
+        return out
+
+
+@register
+@dataclass(frozen=True)
+class WarmUp(Schedule):
+    """Rise in a straight line from `start` to 1 over `epochs` epochs; then follow `then` from its beginning.
+
+    It stands for ``Chain((Linear(start, 1, epochs), then), at=(epochs,))``.
+    """
+
+    then: Schedule = Constant()
+    epochs: float = 1.0
+    start: float = 0.1
+
+    def __post_init__(self) -> None:
+        self._check("epochs", above=0.0)
+        self._check("start", low=0.0)
+        if not isinstance(self.then, Schedule):
+            raise ValueError(f"then is {self.then!r}; it must be a Schedule such as Cosine()")
+
+    @property
+    def _chain(self) -> Chain:
+        return Chain((Linear(self.start, 1.0, self.epochs), self.then), (self.epochs,))
+
+    @property
+    def horizon(self) -> float | None:  # type: ignore[override]
+        return self._chain.horizon
+
+    def for_fit(self, epochs: float) -> Schedule:
+        then = self._chain.for_fit(epochs).parts[-1]  # type: ignore[attr-defined]
+        return self if then is self.then else replace(self, then=then)
+
+    def factor(self, t: np.ndarray) -> np.ndarray:
+        return self._chain.factor(t)
 
 
 @dataclass

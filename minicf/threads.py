@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import threading
-from collections.abc import Iterator
+import weakref
 from typing import Any
 
 from minicf.arguments import check_int
@@ -38,34 +39,76 @@ def count_threads(n_threads: int | None = None) -> int:
 
 # --- BLAS -------------------------------------------------------------------------------------------------------------
 
-_lock = threading.Lock()
-_inside: list[tuple[int, int]] = []
-"""Contexts that are entered: thread and limit."""
+_lock = threading.RLock()  # the garbage collector may end a limit in a thread that is amid setting one
+_inside: list[_Limit] = []
+"""Limits that hold."""
 _before: list[int] = []
-"""Numbers of threads before the first context was entered, one a library; empty while none is."""
+"""Numbers of threads before the first limit was set, one a library; empty while none is."""
 
 
-@contextlib.contextmanager
-def limit_blas(n_threads: int | None) -> Iterator[None]:
+class _Limit:
+    def __init__(self, n_threads: int) -> None:
+        self.thread, self.n_threads = threading.get_ident(), n_threads
+
+
+class _Uninterrupted:
+    """Hold Ctrl-C back while it is entered; it comes at the end."""
+
+    def __enter__(self) -> None:
+        self._asked: tuple[Any, ...] | None = None
+        self._handler: Any = None
+        if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
+            self._handler = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, *arguments: Any) -> None:
+        self._asked = arguments
+
+    def __exit__(self, *_: object) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            if self._asked is not None:
+                self._handler(*self._asked)
+
+
+class _LimitedBlas:
+    """The context of `limit_blas`."""
+
+    def __init__(self, n_threads: int) -> None:
+        self._limit, self._of_threads = _Limit(n_threads), contextlib.ExitStack()
+        # An interrupt between the end of a block and the first line of __exit__ leaves that uncalled.
+        self._leave = weakref.finalize(self, _leave, self._limit, self._of_threads)
+
+    def __enter__(self) -> None:
+        try:
+            with _Uninterrupted():
+                self._of_threads.enter_context(_libraries()[1].limit(limits=self._limit.n_threads))
+                with _lock:
+                    _inside.append(self._limit)
+                    _apply()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        with _Uninterrupted():
+            self._leave()
+
+
+def _leave(limit: _Limit, of_threads: contextlib.ExitStack) -> None:
+    of_threads.close()
+    with _lock:
+        if limit in _inside:
+            _inside.remove(limit)
+            _apply()
+
+
+def limit_blas(n_threads: int | None) -> contextlib.AbstractContextManager[None]:
     """Limit the number of threads of BLAS while the context is entered; None leaves it alone.
 
     Contexts of several threads may overlap: the lowest limit of those that are entered holds, and the last to leave
-    restores what the first found. So none lifts another one's limit, or leaves its own behind.
+    restores what the first found. So none lifts another one's limit, or leaves its own behind, Ctrl-C or not.
     """
-    if n_threads is None:
-        yield
-        return
-    own = threading.get_ident(), n_threads
-    with _libraries()[1].limit(limits=n_threads):
-        with _lock:
-            _inside.append(own)
-            _limit()
-        try:
-            yield
-        finally:
-            with _lock:
-                _inside.remove(own)
-                _limit()
+    return contextlib.nullcontext() if n_threads is None else _LimitedBlas(n_threads)
 
 
 def one_blas_thread() -> contextlib.AbstractContextManager[None]:
@@ -76,17 +119,16 @@ def one_blas_thread() -> contextlib.AbstractContextManager[None]:
     return limit_blas(1)
 
 
-def _limit() -> None:
+def _apply() -> None:
     libraries = _libraries()[0]
     if not _before:
         _before[:] = [library.num_threads for library in libraries]
-    lowest = min((n for _, n in _inside), default=None)
-    for library, before in zip(libraries, _before, strict=True):
+    for library, before in zip(libraries, list(_before), strict=True):
         # threadpoolctl 3.8 obeys the first thread that sets a number, and from then on no other.
         forget = getattr(library, "clear_controlling_thread", lambda force: None)
         forget(force=True)
         # Never more than before: what a variable of the environment lowered stays low.
-        library.set_num_threads(before if lowest is None else min(lowest, before))
+        library.set_num_threads(min([before, *(limit.n_threads for limit in _inside)]))
         forget(force=True)
     if not _inside:
         _before.clear()
@@ -110,10 +152,10 @@ def _libraries() -> tuple[list[Any], Any]:
 def _forked() -> None:
     """Forget the contexts of other threads: in a forked child only the thread that forked lives."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     if _inside:
-        _inside[:] = [own for own in _inside if own[0] == threading.get_ident()]
-        _limit()
+        _inside[:] = [limit for limit in _inside if limit.thread == threading.get_ident()]
+        _apply()
 
 
 if hasattr(os, "register_at_fork"):

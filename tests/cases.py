@@ -10,7 +10,7 @@ import numpy as np
 from minicf.backends import get_backend
 from minicf.data import Batch
 from minicf.models import Dot, DotBias, Hybrid, Model, Net
-from minicf.optim import SGD, Adam, Optimizer
+from minicf.optim import SGD, AdaGrad, Adam, Optimizer, RMSProp
 from minicf.solvers import Gradient, Part, Progress
 
 BACKENDS = ("numpy", "numba")
@@ -70,11 +70,27 @@ KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
 MORE_KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "adam-eps": (Adam, {"lr": 0.02, "betas": (0.0, 0.9), "eps": 1e-2}),
 }
+COMPOSED_KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "amsgrad": (Adam, {"lr": 0.02, "betas": (0.8, 0.9), "amsgrad": True}),
+    "adagrad": (AdaGrad, {"lr": 0.1}),
+    "adagrad-initial": (AdaGrad, {"lr": 0.1, "initial": 0.1, "eps": 1e-3}),
+    "rmsprop": (RMSProp, {"lr": 0.01}),
+    "rmsprop-centered": (RMSProp, {"lr": 0.005, "alpha": 0.9, "eps": 1e-3, "centered": True}),
+    "rmsprop-momentum": (RMSProp, {"lr": 0.002, "momentum": 0.8}),
+    "rmsprop-both": (RMSProp, {"lr": 0.002, "alpha": 0.95, "eps": 1e-2, "momentum": 0.8, "centered": True}),
+}
+"""Without compiled kernels anywhere, and without golden trajectories: no kernel could leave them."""
 DECAYS = ("none", "l2", "decoupled", "per_rating", "by_name")
 OPTIMIZERS = tuple(
     f"{kind}-{decay}-{rows}" for kind in KINDS for decay in DECAYS for rows in ("dense", "sparse")
 )  # fmt: skip
 """Names of all combinations of kind, decay and rows."""
+COMPOSED_OPTIMIZERS = tuple(
+    f"{kind}-{decay}"
+    for kind in COMPOSED_KINDS
+    for decay in ("none-dense", "l2-dense", "decoupled-sparse", "per_rating-sparse", "by_name-dense")
+    if not (kind == "amsgrad" and decay.endswith("sparse"))  # torch.optim.SparseAdam has none
+)
 FEW_OPTIMIZERS = ("momentum-l2-dense", "nesterov-per_rating-sparse", "adam-decoupled-dense", "adam-by_name-sparse")
 EPS_OPTIMIZERS = tuple(f"adam-eps-{decay}-{rows}" for decay in ("l2", "decoupled") for rows in ("dense", "sparse"))
 
@@ -82,7 +98,7 @@ EPS_OPTIMIZERS = tuple(f"adam-eps-{decay}-{rows}" for decay in ("l2", "decoupled
 def optimizer(name: str, model: Model) -> Optimizer:
     """The optimiser called ``kind-decay-rows``; "by_name" gives every other weight of the model an l2 of its own."""
     kind, decay, rows = name.rsplit("-", 2)
-    cls, arguments = (KINDS | MORE_KINDS)[kind]
+    cls, arguments = (KINDS | MORE_KINDS | COMPOSED_KINDS)[kind]
     if decay == "by_name":
         names = list(model.shapes(2, 2))[::2]
         arguments = arguments | {"weight_decay": {weight: 0.02 * (i + 1) for i, weight in enumerate(names)}}

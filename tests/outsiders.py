@@ -63,18 +63,19 @@ class CosineSimilarity(minicf.Model):
 
 @minicf.register
 @dataclass(frozen=True)
-class AdaGrad(minicf.Optimizer):
-    """Duchi, Hazan and Singer 2011: s <- s + g^2, w <- w - lr g / (sqrt(s) + eps)."""
+class SignSGD(minicf.Optimizer):
+    """Bernstein et al. 2018, smoothed near 0: m <- mu m + (1 - mu) g, w <- w - lr m / (|m| + eps)."""
 
     lr: float = 0.01
-    eps: float = 1e-10
+    momentum: float = 0.9
+    eps: float = 1e-3
 
     def slots(self):
-        return ("squares",)
+        return ("mean",)
 
     def update(self, w, g, slots, t, lr, table):
-        slots["squares"] = slots["squares"] + g * g
-        return w - lr * g / (slots["squares"] ** 0.5 + self.eps)
+        slots["mean"] = m = self.momentum * slots["mean"] + (1.0 - self.momentum) * g
+        return w - lr * m / (abs(m) + self.eps)
 
 
 @minicf.register

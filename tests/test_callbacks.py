@@ -458,6 +458,115 @@ def test_callbacks_are_called_in_order_and_can_stop(split):
     ]
 
 
+@pytest.mark.parametrize("answer", [0, 1, 0.5, math.nan, np.float32(0.7), "no", [], [1], np.ones(2)])
+def test_a_callback_that_returns_anything_but_true_or_false_is_refused(answer, split):
+    """A metric that it returns would stop training, or not, by chance."""
+    callback = minicf.Callback()
+    callback.on_epoch_end = lambda trainer, row: answer
+    with pytest.raises(TypeError, match=r"on_epoch_end of Callback returned .*; it must return True to stop training"):
+        trainer().fit(*split, epochs=3, callbacks=[callback])
+
+
+@pytest.mark.parametrize(("answer", "epochs"), [(None, 3), (False, 3), (np.False_, 3), (True, 1), (np.True_, 1)])
+def test_true_alone_stops_training(answer, epochs, split):
+    callback = minicf.Callback()
+    callback.on_epoch_end = lambda trainer, row: answer
+    assert len(trainer().fit(*split, epochs=3, callbacks=[callback])) == epochs
+
+
+def test_hooks_of_epochs_and_parts(where, split):
+    calls = []
+
+    class Note(minicf.Callback):
+        def on_epoch_begin(self, trainer):
+            calls.append(("begin", trainer.epoch))
+
+        def on_part_end(self, trainer, n):
+            calls.append(("part", n))
+
+        def on_epoch_end(self, trainer, row):
+            calls.append(("end", trainer.epoch))
+
+    plain, noted = trainer(where), trainer(where)
+    plain.fit(*split, epochs=2)
+    noted.fit(*split, epochs=2, callbacks=[Note()])
+    assert same(everything(plain), everything(noted))
+    assert [call for call in calls if call[0] != "part"] == [("begin", 0), ("end", 1), ("begin", 1), ("end", 2)]
+    assert sum(call[1] for call in calls if call[0] == "part") == 2 * len(split[0])
+
+
+def test_early_stopping_without_validation_is_refused_before_the_first_epoch(split, tmp_path):
+    for callback in (
+        EarlyStopping(),
+        EarlyStopping(monitor="valid_mse"),
+        Checkpoint(tmp_path / "best.npz", best=True),
+    ):
+        t = trainer()
+        with pytest.raises(ValueError, match=r"valid_mse is not known: .* needs fit\(..., valid=ratings\)"):
+            t.fit(split[0], epochs=3, callbacks=[callback])
+        assert t.epoch == 0
+        t.fit(*split, callbacks=[callback])
+    hybrid = trainer(model=HYBRID)
+    with pytest.raises(ValueError, match="valid_mse_net is not known"):
+        hybrid.fit(split[0], callbacks=[EarlyStopping(monitor="valid_mse_net")])
+    assert hybrid.epoch == 0
+    t = trainer()
+    t.fit(split[0], epochs=2, callbacks=[EarlyStopping(monitor="train_mse")])
+    assert t.epoch == 2
+
+
+def test_numbered_checkpoints(split, tmp_path):
+    t = trainer()
+    t.fit(*split, epochs=4, callbacks=[Checkpoint(tmp_path / "m-{epoch:03}.npz", 2), Checkpoint(tmp_path / "{epoch}")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3", "4", "m-002.npz", "m-004.npz"]
+    assert [Trainer.load(tmp_path / str(n), "numpy").epoch for n in (1, 2, 3, 4)] == [1, 2, 3, 4]
+    t.fit(*split, callbacks=[Checkpoint(tmp_path / "{other}")])
+    assert (tmp_path / "{other}").exists()
+    with pytest.raises(ValueError, match=r"path is .*; \{epoch:…\} must have a format of whole numbers"):
+        Checkpoint(tmp_path / "{epoch:x.3}")
+
+
+def test_the_best_checkpoint_alone(split, tmp_path):
+    path, values = tmp_path / "best.npz", [5, 3, 4, 3, 2, 6]
+    t = trainer()
+    t.fit(*split, epochs=4, callbacks=[Scripted(values), Checkpoint(path, best=True)])
+    again = Trainer.load(path, "numpy")
+    assert again.epoch == 2
+    again.fit(*split, epochs=2, callbacks=[Scripted(values), Checkpoint(path, best=True)])
+    assert Trainer.load(path, "numpy").epoch == 2  # 4 and 3 are no better than 3, which the file remembers
+    again.fit(*split, epochs=2, callbacks=[Scripted(values), Checkpoint(path, best=True, monitor="train_mse")])
+    assert Trainer.load(path, "numpy").epoch == 6
+    with pytest.raises(ValueError, match="monitor is 'train_mse'; it goes with best=True"):
+        Checkpoint(path, monitor="train_mse")
+    with pytest.raises(ValueError, match=r"monitor is 'auc'; it must be one of \['epoch'"):
+        t.fit(*split, callbacks=[Checkpoint(path, best=True, monitor="auc")])
+
+
+def test_a_best_checkpoint_that_could_not_be_written_is_tried_again(split, tmp_path, monkeypatch):
+    checkpoint = Checkpoint(tmp_path / "best.npz", best=True)
+    t = trainer()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Trainer, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        t.fit(*split, callbacks=[checkpoint])
+    monkeypatch.undo()
+    t.history.rows.clear()
+    t.fit(*split, callbacks=[Scripted([1, 1e9]), checkpoint])
+    assert (tmp_path / "best.npz").exists()
+
+
+def test_a_state_that_no_callback_can_take_is_refused(split, tmp_path):
+    t = trainer()
+    t.fit(*split, callbacks=[Checkpoint(tmp_path / "a", best=True)])
+    again = Trainer.load(tmp_path / "a", "numpy")
+    again._resumed["Checkpoint0"] = {"lowest": "low"}, {}
+    with pytest.raises(minicf.files.FileError, match="holds no state of Checkpoint0"):
+        again.fit(*split, callbacks=[Checkpoint(tmp_path / "a", best=True)])
+
+
 def test_a_callback_cannot_spoil_the_history(split):
     spoil = minicf.Callback()
     spoil.on_epoch_end = lambda trainer, row: row.clear()
@@ -510,6 +619,40 @@ def test_csv_log_refuses_a_file_with_other_columns(split, tmp_path):
     with pytest.raises(ValueError, match="log to a new file"):
         trainer(model=HYBRID).fit(*split, callbacks=[CSVLog(path)])
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_csv_log_has_each_epoch_once_after_a_kill_and_a_resumed_run(split, tmp_path, every):
+    """The row of an epoch is there before its checkpoint: a kill between them leaves one too many."""
+    log, saved = tmp_path / "log.csv", tmp_path / "c.npz"
+    t = trainer()
+    t.fit(*split, epochs=4, callbacks=[CSVLog(log), Checkpoint(saved, every)])
+    t.fit(*split, epochs=1, callbacks=[CSVLog(log)])  # and no checkpoint
+    with log.open("a") as file:
+        file.write("6,0.1")  # killed amid the row
+    again = Trainer.load(saved, "numpy")
+    again.fit(*split, epochs=2, callbacks=[CSVLog(log), Checkpoint(saved, every)])
+    pd.testing.assert_frame_equal(pd.read_csv(log), again.history.frame())
+    assert again.epoch == 6
+
+
+def test_csv_log_takes_back_no_rows_of_another_run(split, tmp_path):
+    log = tmp_path / "log.csv"
+    trainer().fit(*split, epochs=3, callbacks=[CSVLog(log)])
+    other = trainer()
+    other.fit(*split)
+    other.fit(*split, callbacks=[CSVLog(log)])
+    assert pd.read_csv(log).epoch.tolist() == [1, 2, 3, 2]
+    trainer().fit(*split, callbacks=[CSVLog(log)])
+    assert pd.read_csv(log).epoch.tolist() == [1, 2, 3, 2, 1]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
+def test_csv_log_into_a_device_or_a_fifo_is_refused(split, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", os.devnull):
+        with pytest.raises(ValueError, match="is not a regular file; log to one"):
+            trainer().fit(*split, callbacks=[CSVLog(path)])
 
 
 def test_print_epochs(split, capsys):

@@ -15,6 +15,7 @@ import pytest
 
 from minicf import cli
 from minicf.recommender import Recommender, load
+from tests.campaigns import fuzz_cli
 from tests.test_recommender import table
 
 
@@ -84,7 +85,7 @@ def test_recommend_to_someone_new(model, tmp_path, capsys, monkeypatch):
     from_file = out(capsys)
     assert len(from_file) == 13
     assert not set(from_file.movieId) & {1000, 994}
-    monkeypatch.setattr(sys, "stdin", io.StringIO(new))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(new.encode())))
     assert run("recommend", model, "--new", "-", "-n", 20) == 0
     pd.testing.assert_frame_equal(out(capsys), from_file)
 
@@ -145,7 +146,7 @@ def test_ids_are_text_unless_all_are_plain_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("mark", [";", "\t", ","])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_what_separates_is_found_in_the_header(tmp_path, mark, encoding, monkeypatch):
     rows = [["userId", "movieId", "rating"], ["Łukasz", "茶; red, blue", "4.5"], ["نور", "10", "3"]]
     path = tmp_path / "t.csv"
@@ -153,8 +154,219 @@ def test_what_separates_is_found_in_the_header(tmp_path, mark, encoding, monkeyp
         csv.writer(file, delimiter=mark).writerows(rows)
     expected = pd.DataFrame(rows[1:], columns=rows[0]).astype({"rating": float})
     pd.testing.assert_frame_equal(cli._table(str(path), cli.COLUMNS), expected)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(path.read_text("utf-8")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
     pd.testing.assert_frame_equal(cli._table("-", cli.COLUMNS), expected)
+
+
+@pytest.fixture
+def numbered(tmp_path, capsys):
+    """A model with integer ids, and its file of ratings."""
+    table().to_csv(tmp_path / "numbers.csv", index=False)
+    assert run("train", tmp_path / "numbers.csv", "-o", tmp_path / "n.npz", "--epochs", 5, "--factors", 3) == 0
+    capsys.readouterr()
+    return tmp_path / "n.npz", tmp_path / "numbers.csv"
+
+
+def measures(capsys) -> tuple[pd.Series, str]:
+    captured = capsys.readouterr()
+    return pd.read_csv(io.StringIO(captured.out)).set_index("measure").value, captured.err
+
+
+def test_one_foreign_id_is_one_unknown_row(numbered, tmp_path, capsys):
+    model, path = numbered
+    assert run("evaluate", model, path) == 0
+    before, _ = measures(capsys)
+    lines = path.read_text().splitlines()
+    (tmp_path / "odd.csv").write_text("\n".join([*lines, "guest,1000,3"]))
+    assert run("evaluate", model, tmp_path / "odd.csv") == 0
+    after, said = measures(capsys)
+    assert (after["rows"], after.rows_unknown, after.users_unknown) == (98, 1, 1)
+    known = load(model).predict(pd.read_csv(path)) - pd.read_csv(path).rating
+    assert before.rmse == pytest.approx(float((known**2).mean() ** 0.5), rel=1e-6)  # predictions are float32
+    assert after.rmse**2 * 98 - before.rmse**2 * 97 == pytest.approx(
+        float(load(model).predict(pd.DataFrame({"userId": [-1], "movieId": [1000]}))[0] - 3) ** 2, rel=1e-4
+    )
+    assert said.count("\n") == 1
+    assert (
+        "row 98 (from 1, without the header): user 'guest' is not an integer, as the known ids are (1 of 98 rows)"
+        in said
+    )
+    # Spaces and a decimal part of zeros do not count; zeros in front do, as in training.
+    spelled = [
+        lines[0],
+        *(",".join([f"{a}.0", f" {b} ", c]) for a, b, c, *_ in (line.split(",") for line in lines[1:])),
+    ]
+    (tmp_path / "spelled.csv").write_text("\n".join(spelled))
+    assert run("evaluate", model, tmp_path / "spelled.csv") == 0
+    again, said = measures(capsys)
+    pd.testing.assert_series_equal(again, before)
+    assert said == ""
+
+
+def test_ids_of_new_users_and_titles_have_the_type_of_training(numbered, tmp_path, capsys):
+    model, path = numbered
+    (tmp_path / "new.csv").write_text("movieId,rating\n1000,5\nguest,1\n994.0,1\n")
+    assert run("recommend", model, "--new", tmp_path / "new.csv", "-n", 20) == 0
+    captured = capsys.readouterr()
+    assert not set(pd.read_csv(io.StringIO(captured.out)).movieId) & {1000, 994}
+    assert "item 'guest' is not an integer" in captured.err
+    assert "1 of 3 ratings in" in captured.err
+    (tmp_path / "titles.csv").write_text("movieId,title\n1000,First\nguest,Nobody\n994.0,Second\n")
+    words = ("-o", tmp_path / "t.npz", "--epochs", 1, "--factors", 2, "--titles", tmp_path / "titles.csv")
+    assert run("train", path, *words) == 0
+    assert "1 of 3 titles in" in capsys.readouterr().err
+    recommender = load(tmp_path / "t.npz")
+    assert recommender.titles_[recommender.items_.index([1000, 994])].tolist() == ["First", "Second"]
+    first = recommender.users_.ids[0]
+    assert run("recommend", model, "--user", f" {first}.0") == 0
+    assert run("recommend", model, "--user", f"0{first}") == 1
+    assert f"user is '0{first}'; it must be an integer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["-0zEx", "02", "-5", "--x", "-n5"])
+def test_ids_that_look_like_options(tmp_path, name, capsys):
+    path = tmp_path / "r.csv"
+    path.write_text(f"userId,movieId,rating\n{name},1,3\n{name},2,5\nother,1,4\nother,3,1\n")
+    assert run("train", path, "-o", tmp_path / "m.npz", "--epochs", 1, "--factors", 2) == 0
+    capsys.readouterr()
+    assert run("recommend", tmp_path / "m.npz", "--user", name) == 0
+    assert pd.read_csv(io.StringIO(capsys.readouterr().out), dtype=str).userId.tolist() == [name]
+    assert run("recommend", tmp_path / "m.npz", f"--user={name}", "--with-seen") == 0
+
+
+def test_a_model_without_seen_items(ratings, tmp_path, capsys):
+    assert run("train", ratings, "-o", tmp_path / "m.npz", "--epochs", 2, "--factors", 2, "--no-seen") == 0
+    capsys.readouterr()
+    assert run("evaluate", tmp_path / "m.npz", ratings, "-k", 15) == 0
+    without, said = measures(capsys)
+    assert "saved without seen items" in said
+    assert run("recommend", tmp_path / "m.npz", "--user", "u100") == 1
+    assert capsys.readouterr().err.endswith("use --with-seen\n")
+    assert run("train", ratings, "-o", tmp_path / "s.npz", "--epochs", 2, "--factors", 2) == 0
+    capsys.readouterr()
+    assert run("evaluate", tmp_path / "s.npz", ratings, "-k", 15, "--with-seen") == 0
+    seen, said = measures(capsys)
+    pd.testing.assert_series_equal(seen, without)
+    assert said == ""
+    assert seen.ndcg > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--factors", 100000000000), "--factors is 100,000,000,000; for 27 users and items"),
+        (("--factors", 10**30), "--factors is 1,000,"),
+        (("--epochs", 0), "--epochs is 0"),
+        (("--seed", -1), "--seed is -1"),
+        (("--backend", "abacus"), "--backend is 'abacus'"),
+        (("--encoding", "klingon"), "--encoding is 'klingon'"),
+        (("--user-column", "rating"), "--user-column, --item-column and --rating-column are ['rating',"),
+    ],
+)  # fmt: skip
+def test_errors_name_options_of_the_command_line(ratings, tmp_path, capsys, words, message):
+    assert run("train", ratings, "-o", tmp_path / "m.npz", *words) == 1
+    assert f"minicf: error: {message}" in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1
+
+
+def test_large_lengths_of_lists(model, ratings, capsys):
+    assert run("recommend", model, "--user", "u100", "-n", 10**30, "--with-seen") == 0
+    assert len(out(capsys)) == 15
+    assert run("evaluate", model, ratings, "-k", 10**11) == 1
+    assert "error: -k is 100,000,000,000; it must be at most 1,000" in capsys.readouterr().err
+    assert run("evaluate", model, ratings, "-k", 0) == 1
+    assert "error: -k is 0" in capsys.readouterr().err
+
+
+def test_duplicates_have_an_option_wherever_they_are_refused(model, ratings, tmp_path, capsys):
+    ratings.write_text(ratings.read_text() + ratings.read_text().split("\n", 1)[1])
+    (tmp_path / "new.csv").write_text("movieId,rating\n1000,5\n1000,1\n")
+    for words in (("train", ratings, "-o", tmp_path / "d.npz", "--epochs", 1), ("evaluate", model, ratings),
+                  ("recommend", model, "--new", tmp_path / "new.csv")):  # fmt: skip
+        assert run(*words) == 1
+        assert "say --duplicates last or --duplicates mean" in capsys.readouterr().err
+        assert run(*words, "--duplicates", "mean") == 0
+
+
+def test_a_rating_with_a_comma(tmp_path, capsys):
+    for value, remedy in (("1,234", "without a separator of thousands"), ("4,5", "write a decimal point, 4.5")):
+        (tmp_path / "r.csv").write_text(f'userId,movieId,rating\na,1,"{value}"\n')
+        assert run("train", tmp_path / "r.csv", "-o", tmp_path / "m.npz") == 1
+        assert remedy in (said := capsys.readouterr().err)
+        assert "1.234" not in said
+
+
+def test_outputs_are_checked_before_the_work(ratings, model, tmp_path, capsys, monkeypatch):
+    def never(*arguments, **options):
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(Recommender, "fit", never)
+    monkeypatch.setattr(Recommender, "recommend", never)
+    for words, message in (
+        (("train", ratings, "-o", tmp_path / "m.csv"), "m.csv has the suffix of another format; it must end in .npz"),
+        (("train", ratings, "-o", tmp_path), "is a directory"),
+        (("train", ratings, "-o", "-"), "--output is '-'; it must be a file, .npz"),
+        (("train", ratings, "-o", tmp_path / ("n" * 256)), "File name too long"),
+        (("recommend", model, "--user", "u100", "-o", tmp_path / "l.parquet"), "it must end in .csv"),
+        (("recommend", model, "--user", "u100", "-o", tmp_path / "no" / "l.csv"), "is not a directory"),
+        (("explore", model, ratings, "-o", tmp_path / "page.npz"), "it must end in .html"),
+    ):
+        assert run(*words) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_outputs_of_other_kinds(model, ratings, tmp_path, capsys):
+    for name in ("n" * 251 + ".csv", "n" * 255, "l.csv.gz"):
+        assert run("recommend", model, "--user", "u100", "-o", tmp_path / name) == 0
+    assert len(pd.read_csv(tmp_path / "l.csv.gz")) == 5
+    for name in ("n" * 251 + ".npz", "x" * 255):
+        assert run("train", ratings, "-o", tmp_path / name, "--epochs", 1, "--factors", 2) == 0
+    if os.path.exists("/dev/null"):
+        before = os.stat("/dev/null")
+        assert run("recommend", model, "--user", "u100", "-o", "/dev/null") == 0
+        assert run("train", ratings, "-o", "/dev/null", "--epochs", 1, "--factors", 2) == 0
+        assert os.stat("/dev/null").st_rdev == before.st_rdev
+
+
+def test_titles_in_terminals_and_spreadsheets(tmp_path, ratings, capsys):
+    (tmp_path / "titles.csv").write_text("movieId,title\n1000,=cmd()\n994,\x1b[31mRed\n988,\x1b[31mRed too\n")
+    model = tmp_path / "m.npz"
+    words = ("--epochs", 1, "--factors", 2, "--titles", tmp_path / "titles.csv")
+    assert run("train", ratings, "-o", model, *words) == 0
+    capsys.readouterr()
+    assert run("recommend", model, "--user", "u100", "-n", 99, "--with-seen") == 0
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    assert r"\x1b[31mRed" in captured.out
+    assert "1 cells begin with =, +, - or @" in captured.err
+    assert run("recommend", model, "--user", "u100", "-n", 99, "--with-seen", "--safe") == 0
+    captured = capsys.readouterr()
+    assert ",'=cmd()," in captured.out
+    assert captured.err == ""
+    assert run("similar", model, "--title", "Red") == 1
+    assert "\x1b" not in (said := capsys.readouterr().err)
+    assert "2 titles match" in said
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "> /dev/full"])
+def test_closed_and_full_streams(model, ratings, tmp_path, closed):
+    if "full" in closed and not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    for words in (f"recommend {model} --user u100", f"recommend {model} --new -", f"evaluate {model} -"):
+        done = subprocess.run(
+            f"{sys.executable} -m minicf {words} {closed}", shell=True, capture_output=True, text=True,
+            env=environment, cwd=tmp_path, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == (0 if "--user" in words and closed in ("<&-", "2>&-") else 1)
+        assert "Traceback" not in done.stderr
+        assert done.stderr.count("\n") == (done.returncode and "2>" not in closed)
+
+
+def test_a_share_of_the_fuzzing():
+    counts = fuzz_cli.run(100, seed=1)
+    assert sum(counts.values()) == 100
+    assert sum(count for key, count in counts.items() if key.endswith(" done")) > 5
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
@@ -201,12 +413,12 @@ def test_ctrl_c_while_training_leaves_the_file(ratings, tmp_path, capsys, monkey
         (("similar", "MODEL", "--title", "Film"), "15 titles match 'Film'"),
         (("similar", "MODEL", "--title", "Movie"), "no title contains 'Movie'"),
         (("train", "nowhere.csv", "-o", "m.npz"), "nowhere.csv does not exist"),
-        (("train", "RATINGS", "-o", "no/folder/m.npz"), "no/folder is not a folder"),
+        (("train", "RATINGS", "-o", "no/folder/m.npz"), "no/folder is not a directory; make it"),
         (
             ("train", "RATINGS", "-o", "OUT", "--user-column", "uid"),
             "no column 'uid'; it has 'userId', 'movieId', 'rating'; see --user-column",
         ),
-        (("train", "RATINGS", "-o", "OUT", "--factors", "0"), "n_factors is 0"),
+        (("train", "RATINGS", "-o", "OUT", "--factors", "0"), "--factors is 0"),
         (("train", "TWICE", "-o", "OUT"), "are both ratings of item"),
         (
             ("train", "WORDS", "-o", "OUT"),
@@ -226,11 +438,14 @@ def test_ctrl_c_while_training_leaves_the_file(ratings, tmp_path, capsys, monkey
         (("train", "SPACE", "-o", "OUT"), "no column 'movieId'; it has 'userId', ' movieId'"),
         (("train", "EMPTY", "-o", "OUT"), "has no rows"),
         (("train", "NOTHING", "-o", "OUT"), "is empty; it must have a header"),
-        (("train", "LATIN", "-o", "OUT"), "is not in UTF-8"),
+        (
+            ("train", "LATIN", "-o", "OUT"),
+            "is not in UTF-8: line 2, byte 3 is 0xeb; save it as UTF-8, or say --encoding",
+        ),
         (("recommend", "MODEL", "--user", "u1"), "such as 'u100', 'u107', 'u114'; use --new"),
         (("similar", "MODEL", "--item", "7"), "unknown item 7; there are 15 known items"),
         (("evaluate", "MODEL", "WORDS"), "is not a finite number"),
-        (("explore", "MODEL", "EMPTY", "-o", "OUT"), "has no rows"),
+        (("explore", "MODEL", "EMPTY", "-o", "PAGE"), "has no rows"),
     ],
 )
 def test_errors_are_one_line(model, ratings, tmp_path, capsys, arguments, message):
@@ -246,7 +461,7 @@ def test_errors_are_one_line(model, ratings, tmp_path, capsys, arguments, messag
         "NOTHING": "",
         "EMPTY": "userId,movieId,rating\n",
     }
-    paths = {"MODEL": model, "RATINGS": ratings, "OUT": tmp_path / "out.npz"}
+    paths = {"MODEL": model, "RATINGS": ratings, "OUT": tmp_path / "out.npz", "PAGE": tmp_path / "page.html"}
     for name, text in texts.items():
         paths[name] = tmp_path / f"{name}.csv"
         paths[name].write_text(text, encoding="latin-1" if name == "LATIN" else "utf-8")

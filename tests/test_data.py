@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -380,6 +381,10 @@ def changed(column: str, row: int, value: object) -> pd.DataFrame:
         (small_frame().astype({"rating": str}), "row 0.*'4.0' is .*not a number.*to_numeric"),
         (small_frame().astype({"rating": "category"}), "not a number"),
         (changed("rating", 4, "1.0"), "row 4.*'1.0' is a str, not a number.*to_numeric"),
+        (
+            changed("rating", 4, "1,234"),
+            "'1,234' is a str, not a number; write numbers without a separator of thousands",
+        ),
         (changed("rating", 4, "4,5"), r"row 4.*'4,5' is a str, not a number; write a decimal point.*replace"),
         (changed("rating", 1, True), "row 1.*True is a bool, not a number"),
         (changed("rating", 1, None), "row 1.*missing rating"),
@@ -395,6 +400,29 @@ def test_from_frame_refuses(frame, message):
     with pytest.raises(ValueError, match=message):
         Ratings.from_frame(frame, timestamp="timestamp" if "timestamp" in frame else None)
     pd.testing.assert_frame_equal(frame, before)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [("float16", 2**11), ("float32", 2**24), ("Float32", 2**24), (float, 2**53)]
+)
+@pytest.mark.parametrize("boxed", [False, True])
+def test_float_ids_end_where_their_type_merges_neighbors(dtype, limit, boxed):
+    def column(value):
+        made = pd.Series([value, 3, 1]).astype(dtype)
+        return pd.Series(made.tolist() if dtype is float else list(made.to_numpy(np.dtype(str(dtype).lower()))),
+                         dtype=object) if boxed else made  # fmt: skip
+
+    frame = pd.DataFrame({"userId": column(limit - 1), "movieId": [1, 2, 3], "rating": 1.0})
+    assert Ratings.from_frame(frame).users.ids.tolist() == [1, 3, limit - 1]
+    power = limit.bit_length() - 1
+    message = (
+        rf"row 0.* is not a whole number below 2\*\*{power}, where .* merge neighbors; read such numbers as integers"
+    )
+    with pytest.raises(ValueError, match=message):
+        Ratings.from_frame(frame.assign(userId=column(limit)))
+    words = Vocabulary([limit - 1, limit])
+    assert words.index(column(limit - 1), missing=-1)[0] == 0
+    assert words.index(column(limit), missing=-1)[0] == -1
 
 
 def test_from_frame_refuses_other_arguments():
@@ -630,18 +658,129 @@ def test_published_split(movielens):
     same(movielens.split(valid=20_000)[1], valid)
 
 
-def test_split_by_time_takes_the_latest_rows_and_breaks_ties_by_row():
-    frame = small_frame().assign(timestamp=[5, 9, 5, 1, 5, 5])
-    ratings = Ratings.from_frame(frame, timestamp="timestamp")
-    train, valid = ratings.split(0.5, by="time")
-    same(valid, ratings.take([1, 4, 5]))
-    same(train, ratings.take([0, 2, 3]))
+@pytest.mark.parametrize(
+    ("times", "size", "expected"),
+    [
+        ([5, 9, 5, 1, 5, 5], 3, [1]),  # the cut would part the fives
+        ([5, 9, 5, 1, 5, 5], 5, [0, 1, 2, 4, 5]),
+        ([5, 9, 5, 1, 5, 5], 1, [1]),
+        ([6, 5, 4, 3, 2, 1], 2, [0, 1]),
+        ([1, 9, 9, 1, 9, 9], 3, [1, 2, 4, 5]),  # or nothing would be left for validation
+        ([3, 3, 2, 2, 1, 1], 3, [0, 1]),
+    ],
+)
+def test_split_by_time_takes_the_latest_rows_and_keeps_equal_times_on_one_side(times, size, expected):
+    ratings = Ratings.from_frame(small_frame().assign(timestamp=times), timestamp="timestamp")
+    for valid_size in (size, size / 6 + 0.01):
+        train, valid = ratings.split(valid_size, by="time")
+        same(valid, ratings.take(expected))
+        same(train, ratings.take(sorted(set(range(6)) - set(expected))))
+        assert train.timestamp.max() < valid.timestamp.min()
+
+
+def test_split_by_time_of_one_time_is_refused():
+    ratings = Ratings.from_frame(small_frame().assign(timestamp=5), timestamp="timestamp")
+    with pytest.raises(ValueError, match=r"valid=0.2 by time leaves 0 ratings for training.*times are from 5 to 5"):
+        ratings.split(by="time")
+
+
+def test_split_at_a_date():
+    ratings = Ratings.from_frame(small_frame().assign(timestamp=[60, 10, 50, 20, 40, 30]), timestamp="timestamp")
+    for after in (40, np.int64(40), "1970-01-01 00:00:40", pd.Timestamp(40, unit="s"), pd.Timestamp(39.5, unit="s"),
+                  "1970-01-01 01:00:40+01:00", np.datetime64("1970-01-01T00:00:40")):  # fmt: skip
+        train, valid = ratings.split(after=after)
+        same(valid, ratings.take([0, 2, 4]))
+        same(train, ratings.take([1, 3, 5]))
+    for after in (10, 61, "2016-01-01"):
+        with pytest.raises(ValueError, match=r"after=.* leaves .*: both need at least one; times are from 10 to 60"):
+            ratings.split(after=after)
+    for after in ("soon", 1.5, True, pd.NaT, [1]):
+        with pytest.raises(ValueError, match=r"after is .*; it must be whole seconds since 1970 or a date"):
+            ratings.split(after=after)
+    with pytest.raises(ValueError, match="after needs timestamps"):
+        Ratings.from_frame(small_frame()).split(after=3)
+
+
+def test_whole_users_held_out(movielens):
+    train, valid = movielens.split(0.1, by="users")
+    held = np.unique(valid.user)
+    assert len(held) == int(0.1 * movielens.n_users)
+    assert not np.isin(held, train.user).any()
+    assert is_partition(movielens, train, valid)
+    expected = np.random.RandomState(42).permutation(movielens.n_users)[: len(held)]
+    assert set(held) == set(expected)
+    same(movielens.split(len(held), by="users")[1], valid)
+    assert set(movielens.split(0.1, seed=1, by="users")[1].user) != set(held)
+    for size in (0.0001, movielens.n_users):
+        with pytest.raises(ValueError, match=r"valid=.* of .* users leaves .*: both need at least one"):
+            movielens.split(size, by="users")
+
+
+def test_an_id_in_a_vocabulary():
+    numbers, texts = Vocabulary([1, 5]), Vocabulary(["1", "a"])
+    assert all(x in numbers for x in (1, 5, np.int64(5), 1.0))
+    assert not any(x in numbers for x in (2, "1", 1.5, True, None, float("nan"), 10**400, [1], np.array([1])))
+    assert "a" in texts
+    assert not any(x in texts for x in (1, "A", None, "", ["a"]))
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_array", "lil_matrix", "dok_array"])
+def test_sparse_matrices_in_and_out(kind):
+    dense = np.array([[0, 4.5, 0], [1, 0, 0], [0, 0, 0], [2, 0, 3]], np.float32)
+    ratings = Ratings.from_scipy(getattr(scipy.sparse, kind)(dense))
+    assert (ratings.n_users, ratings.n_items, len(ratings)) == (4, 3, 4)
+    assert (ratings.to_scipy().toarray() == dense).all()
+    named = Ratings.from_scipy(scipy.sparse.csr_array(dense), Vocabulary(list("abcd")), Vocabulary([7, 8, 9]))
+    assert named.frame().values.tolist() == [["a", 8, 4.5], ["b", 7, 1.0], ["d", 7, 2.0], ["d", 9, 3.0]]
+
+
+def test_zeros_and_repeats_of_sparse_matrices():
+    rows, columns = [0, 0, 1], [1, 1, 0]
+    matrix = scipy.sparse.coo_matrix(([1.0, 2.0, 0.0], (rows, columns)), shape=(2, 2))
+    ratings = Ratings.from_scipy(matrix)
+    assert ratings.frame().values.tolist() == [[0, 1, 3.0], [1, 0, 0.0]]
+    assert matrix.nnz == 3  # the caller's is as it was
+    assert ratings.to_scipy().nnz == 2
+    with pytest.raises(ValueError, match="1 row of 3 repeat a pair of user and item"):
+        Ratings(rows, columns, [1.0, 2.0, 3.0]).to_scipy()
+    with pytest.raises(TypeError, match=r"matrix is a ndarray; it must be a scipy.sparse"):
+        Ratings.from_scipy(np.eye(2))
+    with pytest.raises(ValueError, match="matrix has 2 rows; it must have 1, one for each id"):
+        Ratings.from_scipy(matrix, Vocabulary(["a"]))
+    with pytest.raises(ValueError, match="no ratings"):
+        Ratings.from_scipy(scipy.sparse.csr_matrix((2, 2)))
+
+
+@pytest.mark.parametrize("offset", [1e8, -1e8, 1e12])
+def test_ratings_that_float32_cannot_tell_apart_are_refused(offset):
+    frame = small_frame().assign(rating=[offset + x for x in (1, 2, 3, 4, 5, 5)])
+    with pytest.raises(ValueError, match=r'are one number in float32; take an offset.*: frame\["rating"\] - '):
+        Ratings.from_frame(frame)
+    with pytest.raises(ValueError, match="are one number in float32"):
+        Ratings([0, 1], [0, 1], frame["rating"].to_numpy()[:2])
+    Ratings.from_frame(frame.assign(rating=frame["rating"] - frame["rating"].min()))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e8, 2e8, 3e8 + 1, 3e8, 1, 2],  # rounding of a wide range
+        [0.3, 0.1 + 0.2, 1, 2, 3, 4],
+        [1e8] * 6,
+        [3, 3 + 1e-12, 3, 3, 3, 5],
+        [16777216, 16777217, 1, 2, 3, 4],
+        [2.0**20 + x for x in range(6)],
+    ],
+)
+def test_ratings_that_only_round_are_taken(values):
+    ratings = Ratings.from_frame(small_frame().assign(rating=np.array(values, float)))
+    assert sorted(ratings.rating) == sorted(np.array(values, np.float32))
 
 
 def test_split_by_time_of_movielens(movielens):
     train, valid = movielens.split(by="time")
     assert len(valid) == 20_000
-    assert train.timestamp.max() <= valid.timestamp.min()
+    assert train.timestamp.max() < valid.timestamp.min()
     assert is_partition(movielens, train, valid)
 
 

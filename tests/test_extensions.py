@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from minicf import SGD, Adam, Batch, Dot, DotBias, Hybrid, Logistic, Net, Recomm
 from minicf.backends import get_backend
 from tests import cases, outsiders
 from tests.cuda import emulator, standin
-from tests.outsiders import AdaGrad, CosineSimilarity, LeastSquares, PseudoHuber
+from tests.outsiders import CosineSimilarity, LeastSquares, PseudoHuber, SignSGD
 
 PLACES = ("numpy", "numba", "cupy")
 
@@ -60,9 +60,12 @@ SETUPS = {
     "loss": lambda: (DotBias(4), SGD(0.05, momentum=0.9), {"loss": PseudoHuber(), "batch_size": 16}),
     "model": lambda: (CosineSimilarity(4, 3.0), Adam(0.05, weight_decay=0.01), {"batch_size": 16}),
     "model, online": lambda: (CosineSimilarity(4, 3.0), SGD(0.02), {"batch_size": 1}),
-    "optimizer": lambda: (DotBias(4, global_mean=3.0), AdaGrad(0.1), {"batch_size": 16}),
-    "optimizer of a net": lambda: (Net(4, (5,), 0.2), AdaGrad(0.05), {"batch_size": 16}),
-    "all three": lambda: (CosineSimilarity(4, 3.0), AdaGrad(0.1), {"loss": PseudoHuber(), "batch_size": 16}),
+    "optimizer": lambda: (DotBias(4, global_mean=3.0), SignSGD(0.02), {"batch_size": 16}),
+    "optimizer of a net": lambda: (Net(4, (5,), 0.2), SignSGD(0.02), {"batch_size": 16}),
+    "all three": lambda: (CosineSimilarity(4, 3.0), SignSGD(0.02), {"loss": PseudoHuber(), "batch_size": 16}),
+    "adagrad": lambda: (DotBias(4, global_mean=3.0), minicf.AdaGrad(0.1, weight_decay=0.01), {"batch_size": 16}),
+    "rmsprop of a net": lambda: (Net(4, (5,), 0.2), minicf.RMSProp(0.01, momentum=0.5, centered=True), {}),
+    "rmsprop online": lambda: (Dot(4), minicf.RMSProp(0.01, sparse=True), {"batch_size": 1}),
     "in a hybrid": lambda: (
         Hybrid({"cosine": (CosineSimilarity(4), 0.5), "own": (CosineSimilarity(4, 3.0), 1.0)}), Adam(0.05), {},
     ),
@@ -104,21 +107,6 @@ def test_its_gradients_are_checked_like_the_others(loss):
     assert minicf.check_gradients(DotBias(3), loss=loss).ok
     report = minicf.check_gradients(Hybrid({"a": (CosineSimilarity(3), 0.3), "b": (CosineSimilarity(3, 1.0), 1.0)}))
     assert report.ok, report
-
-
-def test_adagrad_is_pytorchs():
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    weights = {"w": np.array([0.5, -1.0, 2.0])}
-    parameter = torch.tensor(weights["w"].copy(), requires_grad=True)
-    theirs = torch.optim.Adagrad([parameter], lr=0.1)
-    ours = AdaGrad(0.1)
-    state = ours.init_state(weights)
-    for t in range(1, 20):
-        g = np.sin(np.arange(3.0) + t)
-        ours.step(weights, {"w": g}, state, t, 0.1, {}, 1)
-        parameter.grad = torch.tensor(g)
-        theirs.step()
-    np.testing.assert_allclose(weights["w"], parameter.detach().numpy(), rtol=1e-12)
 
 
 def test_least_squares_solves_what_it_says():
@@ -205,6 +193,41 @@ def test_a_subclass_never_trains_as_its_parent(name, place):
     here = trained(place, model, solver, **arguments)
     assert max(differences(here, trained("numpy", model, solver, **arguments)).values()) < cases.TOLERANCE
     assert max(differences(here, trained(place, *parent[:2], **parent[2])).values()) > 1e-3
+
+
+OPTIONS = {
+    "amsgrad": (DotBias(4), Adam(0.05, betas=(0.5, 0.7), amsgrad=True)),
+    "amsgrad of a net": (Net(4, (5,), 0.0), Adam(0.05, betas=(0.5, 0.7), amsgrad=True)),
+    "value": (DotBias(4), minicf.Gradient(SGD(0.05), clip_value=0.01)),
+    "norm": (DotBias(4), minicf.Gradient(Adam(0.05), clip_norm=0.01)),
+    "norm of a net": (Net(4, (5,), 0.0), minicf.Gradient(SGD(0.05, momentum=0.9), clip_norm=0.1)),
+    "norm of a hybrid": (cases.MODELS["hybrid"], minicf.Gradient(SGD(0.05), clip_norm=0.1)),
+    "rates": (Dot(4), minicf.Gradient(SGD(0.05), lr_factors={"user_factors": 0.1})),
+    "online": (DotBias(4), minicf.Gradient(SGD(0.05), batch_size=1, clip_value=0.1)),
+    "tiles": (DotBias(4), minicf.Gradient(SGD(0.05), batch_size=1, shuffle="tiles", clip_norm=0.1)),
+}
+
+
+def without_options(solver):
+    if isinstance(solver, Adam):
+        return replace(solver, amsgrad=False)
+    return replace(solver, clip_value=None, clip_norm=None, lr_factors=None)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_no_kernel_leaves_an_option_out(name, place, tmp_path):
+    model, solver = OPTIONS[name]
+    whole = trained(place, model, solver)
+    assert max(differences(whole, trained("numpy", model, solver)).values()) < cases.TOLERANCE
+    plain = trained(place, model, without_options(solver))
+    assert max(cases.distance(whole.weights[k], w) for k, w in plain.weights.items()) > 1e-3
+    half = trained(place, model, solver, epochs=2)
+    half.save(tmp_path / "half.npz")
+    again = Trainer.load(tmp_path / "half.npz", backend=place)
+    assert again.solver == half.solver
+    assert hash(again.solver) == hash(half.solver)
+    again.fit(table(), epochs=1, progress=False)
+    assert all(np.array_equal(again.weights[k], w) for k, w in whole.weights.items())
 
 
 def test_a_subclass_in_tiles_too(place):
@@ -351,8 +374,8 @@ def test_registering():
     for wrong in (3, minicf.Model, HalvedSGD):
         with pytest.raises(TypeError, match="it must be a dataclass"):
             minicf.register(wrong)
-    config = json.loads(json.dumps(registry.to_config(minicf.Gradient(AdaGrad(0.5), PseudoHuber(), 7))))
-    assert registry.from_config(config, minicf.Solver, "solver") == minicf.Gradient(AdaGrad(0.5), PseudoHuber(), 7)
+    config = json.loads(json.dumps(registry.to_config(minicf.Gradient(SignSGD(0.5), PseudoHuber(), 7))))
+    assert registry.from_config(config, minicf.Solver, "solver") == minicf.Gradient(SignSGD(0.5), PseudoHuber(), 7)
     for foreign in ({"kind": "Dot", "n_factors": 3}, {"kind": "os.system"}, {"kind": ["x"]}, "x", None):
         with pytest.raises(ValueError, match="unknown solver"):
             registry.from_config(foreign, minicf.Solver, "solver")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import socket
 import stat
 import struct
+import subprocess
+import sys
+import threading
 import tracemalloc
 import zipfile
 
@@ -143,7 +148,7 @@ def test_a_failure_midway_keeps_the_old_file(tmp_path, saved, weights, monkeypat
     assert list(tmp_path.iterdir()) == [saved]
 
 
-@pytest.mark.parametrize("function", ["replace", "fsync", "chmod"])
+@pytest.mark.parametrize("function", ["replace", "fsync", "fchmod"])
 def test_a_failure_at_the_end_keeps_the_old_file(tmp_path, saved, monkeypatch, function):
     before = saved.read_bytes()
 
@@ -199,6 +204,214 @@ def test_permissions_are_those_of_an_ordinary_file(tmp_path, weights, mask):
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes["w.npz"] == modes["plain"] == 0o666 & ~mask
+
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="FIFOs, devices, owners and modes of POSIX")
+
+
+@POSIX
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o400, 0o444])
+def test_a_file_that_is_saved_over_keeps_its_mode(saved, mode):
+    saved.chmod(mode)
+    with files.atomic(saved) as file:
+        (temporary,) = saved.parent.glob(".*.tmp")
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600  # nobody reads it in the meantime
+        file.write(b"new")
+    assert saved.read_bytes() == b"new"
+    assert stat.S_IMODE(saved.stat().st_mode) == mode
+
+
+@POSIX
+def test_a_file_that_is_saved_over_keeps_its_owner(saved, weights):
+    if os.geteuid():
+        pytest.skip("only root gives files away")
+    os.chown(saved, 65534, 65533)
+    saved.chmod(0o640)
+    save_weights(saved, weights)
+    status = saved.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (65534, 65533, 0o640)
+
+
+@POSIX
+def test_rights_of_a_group_that_cannot_be_kept_are_dropped(saved, weights, monkeypatch):
+    old = os.stat(saved)
+    saved.chmod(0o664)
+
+    def another(handle):
+        return os.stat_result([*old[:5], old.st_gid + 1, *old[6:]])
+
+    def fail(*_):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(os, "fstat", another)
+    monkeypatch.setattr(os, "fchown", fail)
+    save_weights(saved, weights)
+    monkeypatch.undo()
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o604
+
+
+@POSIX
+def test_saving_never_touches_the_umask(tmp_path, saved, weights, monkeypatch):
+    """It belongs to the whole process: another thread's files would have another mode in the meantime."""
+
+    calls = []
+    monkeypatch.setattr(os, "umask", calls.append)
+    save_weights(saved, weights)
+    save_weights(tmp_path / "new", weights)
+    assert not calls
+
+
+@pytest.mark.parametrize("length", [1, 100, 101, 241, 242, 250, 255])
+@pytest.mark.parametrize("letter", ["x", "ü", "日"])
+def test_names_as_long_as_a_folder_holds(tmp_path, weights, length, letter):
+    name = (letter * length).encode()[:length].decode(errors="ignore")
+    path = tmp_path / (name + "x" * (length - len(name.encode())))
+    for _ in range(2):
+        files.check_writable(path)
+        save_weights(path, weights)
+        assert same(load_weights(path), weights)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("length", [256, 300, 5000])
+def test_names_that_no_folder_holds_are_refused_before(tmp_path, weights, length):
+    for write in (files.check_writable, lambda path: save_weights(path, weights)):
+        with pytest.raises(OSError, match="name too long; name another file"):
+            write(tmp_path / ("x" * length))
+    assert list(tmp_path.iterdir()) == []
+
+
+def reader(path) -> tuple[list[bytes], threading.Thread]:
+    """What arrives at a FIFO."""
+    found: list[bytes] = []
+    thread = threading.Thread(target=lambda: found.append(path.read_bytes()))
+    thread.start()
+    return found, thread
+
+
+@POSIX
+def test_a_fifo_gets_the_file_and_stays_one(tmp_path, saved, weights):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    link = tmp_path / "link"
+    link.symlink_to("fifo")
+    for target in (path, link):
+        files.check_writable(target)
+        found, thread = reader(path)
+        save_weights(target, weights)
+        thread.join(60)
+        assert stat.S_ISFIFO(path.stat().st_mode)
+        (tmp_path / "copy").write_bytes(found[0])
+        assert same(load_weights(tmp_path / "copy"), weights)
+    assert not list(tmp_path.glob(".*"))
+
+
+@POSIX
+def test_a_device_stays_one(tmp_path, weights):
+    before = os.stat(os.devnull)
+    link = tmp_path / "link"
+    link.symlink_to(os.devnull)
+    for target in (os.devnull, link):
+        files.check_writable(target)
+        save_weights(target, weights)
+        assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+        assert os.stat(os.devnull).st_rdev == before.st_rdev
+    assert link.is_symlink()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_device_that_is_full_is_an_error(weights):
+    with pytest.raises(OSError, match=r"No space left.*it was not written, or in part") as caught:
+        save_weights("/dev/full", weights)
+    assert caught.value.filename == "/dev/full"
+
+
+@POSIX
+def test_nothing_reaches_a_fifo_from_a_block_that_fails(tmp_path):
+    os.mkfifo(tmp_path / "fifo")  # without a reader: opening it would wait
+    block = files.atomic(tmp_path / "fifo")
+    block.__enter__().write(b"half")
+    with pytest.raises(ValueError, match="no"):
+        block.gen.throw(ValueError("no"))
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="there are no sockets among files")
+def test_a_socket_is_refused_before(tmp_path, weights, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind("socket")
+        for write in (files.check_writable, lambda path: save_weights(path, weights)):
+            with pytest.raises(OSError, match="it is a socket, not a file"):
+                write("socket")
+        refused("socket", "is a socket; it must be a regular file")
+    assert stat.S_ISSOCK(os.stat("socket").st_mode)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="handles have no names here")
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize("kind", ["file", "pipe", "deleted file"])
+def test_the_output_of_a_process_is_written_where_it_stands(tmp_path, name, kind):
+    """The shell's `(echo a; command; echo b) > file`, and `command | other`."""
+    code = (
+        "import os, sys; from minicf import files; files.check_writable(sys.argv[1]); os.write(1, b'a')\n"
+        "if sys.argv[2]: os.unlink(sys.argv[2])\n"
+        "with files.atomic(sys.argv[1]) as file: file.write(b'data')\n"
+        "os.write(1, b'b')"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", code, name, str(out) if kind == "deleted file" else ""]
+    with out.open("w+b") as file:
+        output = subprocess.PIPE if kind == "pipe" else file
+        done = subprocess.run(command, stdout=output, timeout=60)
+        assert done.returncode == 0
+        file.seek(0)
+        assert (done.stdout if kind == "pipe" else file.read()) == b"adatab"
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_check_leaves_nothing_behind(tmp_path, saved, exists):
+    path = saved if exists else tmp_path / "new"
+    before = {x.name: (x.read_bytes(), x.stat().st_mtime_ns) for x in tmp_path.iterdir()}
+    files.check_writable(path)
+    files.check_writable(str(path))
+    assert {x.name: (x.read_bytes(), x.stat().st_mtime_ns) for x in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_a_check_tries_the_folder(tmp_path, monkeypatch, number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(OSError, match=f"{os.strerror(number)}; name another file") as caught:
+        files.check_writable(tmp_path / "x")
+    assert caught.value.errno == number
+
+
+def test_a_check_refuses_what_is_no_place_for_a_file(tmp_path, saved):
+    for path, error in [
+        (tmp_path / "no" / "x", FileNotFoundError),
+        (saved / "x", NotADirectoryError),
+        (tmp_path, IsADirectoryError),
+        (f"{tmp_path}/new/", IsADirectoryError),
+        ("", IsADirectoryError),
+    ]:
+        with pytest.raises(error, match=r"name another|name a file in it"):
+            files.check_writable(path)
+
+
+@POSIX
+@pytest.mark.parametrize("load", [load_weights, minicf.Trainer.load, minicf.load])
+def test_only_regular_files_are_read(tmp_path, load):
+    """A FIFO would wait for a writer, and /dev/zero has no end."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    for path, kind in [(tmp_path / "fifo", "FIFO"), (tmp_path / "link", "FIFO"), ("/dev/zero", "device")]:
+        with pytest.raises(FileError, match=f"is a {kind}; it must be a regular file"):
+            load(path)
+    with pytest.raises(IsADirectoryError, match="is a directory"):
+        load(tmp_path)
 
 
 # --- refused --------------------------------------------------------------------------------------------------------
@@ -431,6 +644,10 @@ SGD_CONFIG = {"kind": "SGD", "lr": 0.1, "momentum": 0.9}
 ADAM_CONFIG = {"kind": "Adam", "lr": 0.01}
 DOT_CONFIG = {"kind": "Dot", "n_factors": 3}
 GRADIENT_CONFIG = {"kind": "Gradient", "optimizer": ADAM_CONFIG, "loss": {"kind": "SquaredError"}, "batch_size": 8}
+ROW = {
+    "lr": 0.1, "train_mse": 1.0, "penalty": 0.0, "valid_mse": 1.0, "seconds": 1.0, "ratings_per_second": 1.0,
+}  # fmt: skip
+STOP = {"best": 1.0, "best_epoch": 1, "waited": 0, "stopped": False}
 HEADERS = {
     "no model": {"model": ...},
     "another model": {"model": {"kind": "Dot", "n_factors": 4}},
@@ -474,7 +691,24 @@ HEADERS = {
     "endless epoch": {"epoch": float("inf")},
     "epoch of text": {"epoch": "x"},
     "history of nothing": {"history": None},
-    "unknown schedule": {"schedule": [{"kind": "Linear"}, 1]},
+    "history of numbers": {"history": [1, 2]},
+    "history without rows": {"history": []},
+    "history of empty rows": {"history": [{}, {}]},
+    "history of texts": {"history": [ROW | {"epoch": 1}, ROW | {"epoch": 2, "train_mse": "low"}]},
+    "history of other epochs": {"history": [ROW | {"epoch": 2}, ROW | {"epoch": 3}]},
+    "history of another loss": {"history": [{"epoch": 1, "train_log_loss": 0.5}, {"epoch": 2}]},
+    "negative epoch": {"epoch": -1, "history": []},
+    "broken epoch": {"epoch": 2.5},
+    "another epoch": {"epoch": 3},
+    "ids of numbers": {"ids": {"user": 3}},
+    "ids of others": {"ids": {"movie": "abc"}},
+    "negative epochs of a schedule": {"schedule": [{"kind": "Cosine", "epochs": 4}, -1]},
+    "epochs of a schedule as text": {"schedule": [{"kind": "Cosine", "epochs": 4}, "1"]},
+    "callback of nothing": {"callbacks": {"EarlyStopping0": None}},
+    "callback without values": {"callbacks": {"EarlyStopping0": {}}},
+    "callback with text": {"callbacks": {"EarlyStopping0": STOP | {"best": "low"}}},
+    "callback with a broken count": {"callbacks": {"EarlyStopping0": STOP | {"waited": 0.5}}},
+    "unknown schedule": {"schedule": [{"kind": "Cubic"}, 1]},
     "schedule of nonsense": {"schedule": [{"kind": "Cosine", "epochs": -1}, 1]},
     "schedule with other arguments": {"schedule": [{"kind": "Cosine", "x": -1}, 1]},
     "half a schedule": {"schedule": [1]},
@@ -489,6 +723,14 @@ ARRAYS = {
     "no state": {"state.first.user_bias": ...},
     "state that broadcasts": {"state.first.user_bias": np.zeros(1)},
     "state that broadcasts to a table": {"state.second.user_factors": np.zeros((1, 3))},
+    "state that is NaN": {"state.second.user_bias": np.full(13, np.nan)},
+    "state of another name": {"state.third.user_bias": np.zeros(13)},
+    "state of text": {"state.first.user_bias": np.array(["1"] * 13)},
+    "a broken step": {"state.step": np.array(1.5)},
+    "a negative step": {"state.step": np.array(-1)},
+    "best weights of another shape": {"callback.EarlyStopping0._best.weights.user_bias": np.zeros(3)},
+    "best weights without one": {"callback.EarlyStopping0._best.weights.user_bias": ...},
+    "best state without one": {"callback.EarlyStopping0._best.state.first.user_bias": ...},
     "no step": {"state.step": ...},
     "a step of two": {"state.step": np.array([1, 2])},
 }
@@ -496,10 +738,12 @@ ARRAYS = {
 
 def test_the_headers_that_the_wrong_ones_are_made_of_are_right(checkpoint):
     """What is refused below is refused for the change."""
+    rows = files.read(checkpoint, "checkpoint")[0]["history"]
+    logistic = [{name.replace("mse", "log_loss"): x for name, x in row.items()} for row in rows]
     for changes in (
         {"solver": GRADIENT_CONFIG},
         {"solver": ..., "optimizer": ADAM_CONFIG, "batch_size": 8},
-        {"solver": GRADIENT_CONFIG | {"loss": {"kind": "Logistic"}, "shuffle": False}},
+        {"solver": GRADIENT_CONFIG | {"loss": {"kind": "Logistic"}, "shuffle": False}, "history": logistic},
     ):
         trainer = minicf.Trainer.load(changed(checkpoint, changes), backend="numpy")
         assert (trainer.optimizer, trainer.batch_size, trainer.epoch) == (minicf.Adam(0.01), 8, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import warnings
 from pathlib import Path
 
@@ -34,6 +35,15 @@ PASSES = {
 }
 
 
+def two_steps(optimizer: minicf.Optimizer) -> float:
+    """The weight 1 after two gradients, 2 and 4."""
+    w = {"x": np.ones(1)}
+    slots = optimizer.init_state(w)
+    for t, g in ((1, 2.0), (2, 4.0)):
+        optimizer.step(w, {"x": np.array([g])}, slots, t, optimizer.lr, {}, 1)
+    return float(w["x"][0])
+
+
 def check() -> None:
     """Derivatives by finite differences, and trajectories of PyTorch's; raises where something is wrong."""
     for name in ("bias", "net", "hybrid"):
@@ -50,6 +60,15 @@ def check() -> None:
     assert not test_golden.far("numpy", "small-hybrid", "momentum-by_name-dense")
     assert not test_golden.far("numpy", "small-hybrid", "sgd-per_rating-sparse")
     assert not test_golden.far("numpy", "net-3", cases.FEW_OPTIMIZERS[0])
+    root = math.sqrt
+    adagrad = minicf.AdaGrad(0.1, eps=0.25, initial=1.0)
+    centered = minicf.RMSProp(0.1, alpha=0.25, eps=0.25, momentum=0.5, centered=True)
+    first = 2 / (root(0.75) + 0.25)  # 0.75 = 0.75 * 2^2 - (0.75 * 2)^2
+    second = 4 / (root(1.359375) + 0.25)  # 12.75 - 3.375^2
+    assert two_steps(adagrad) == pytest.approx(1 - 0.1 * (2 / (root(5) + 0.25) + 4 / (root(21) + 0.25)))
+    assert two_steps(centered) == pytest.approx(1 - 0.1 * (1.5 * first + second))
+    plain_rates = minicf.RMSProp(0.1, alpha=0.25, eps=0.25)
+    assert two_steps(plain_rates) == pytest.approx(1 - 0.1 * (2 / (root(3) + 0.25) + 4 / (root(12.75) + 0.25)))
     shifted, plain = (minicf.Net(2, hidden=(), dropout=0.0, global_mean=mean) for mean in (1.0, 0.0))
     w = plain.init_weights(1, 1)
     assert shifted.predict(w, batch) == pytest.approx(plain.predict(w, batch) + 1)

@@ -282,6 +282,24 @@ def test_folders_that_others_could_have_filled_are_not_used(whose, process, monk
     assert str(folder) in caplog.text
 
 
+@POSIX
+def test_a_link_that_another_user_put_there_is_not_followed(process, tmp_path, caplog):
+    if os.geteuid():
+        pytest.skip("only root makes links of other users")
+    (tmp_path / "own").mkdir(mode=0o700)
+    process.cache.mkdir()
+    (process.cache / "minicf").symlink_to(tmp_path / "own")
+    jit._folder.cache_clear()
+    assert process() == (8, True)
+    assert process() == (8, False)  # one's own link is followed
+    before = sorted((tmp_path / "own").iterdir())
+    os.chown(process.cache / "minicf", 65534, -1, follow_symlinks=False)
+    jit._folder.cache_clear()
+    assert process() == (8, True)
+    assert sorted((tmp_path / "own").iterdir()) == before
+    assert "minicf: a link of another user" in caplog.text
+
+
 # --- what compiled code depends on ------------------------------------------------------------------------------------
 
 
@@ -406,22 +424,65 @@ RACE = """
 """
 
 
-def test_processes_that_compile_at_once_read_no_others_kernel(tmp_path):
+def compile_at_once(folder: Path, n: int, widths: int, timeout: float = 300) -> None:
     """Each width is a kernel of its own, all of one factory; at each step the processes compile different ones."""
-    n, widths = 4, 24
-    (tmp_path / "ready").mkdir()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    (folder / "ready").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(folder / "cache")}
 
     def start(me: int, n: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", textwrap.dedent(RACE), *map(str, (tmp_path / "ready", me, n, widths))]
+        command = [sys.executable, "-c", textwrap.dedent(RACE), *map(str, (folder / "ready", me, n, widths))]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
 
     for each in [start(me, n) for me in range(n)]:
-        assert each.communicate(timeout=300)[0] == f"[] {widths // n}\n".encode()
+        assert each.communicate(timeout=timeout)[0] == f"[] {widths // n}\n".encode()
         assert each.returncode == 0
     later = start(0, 1)
-    assert later.communicate(timeout=300)[0] == b"[] 0\n"  # every kernel was there, and was its own
-    assert {path.suffix for path in (tmp_path / "cache" / "minicf").iterdir()} == {".nbc"}
+    assert later.communicate(timeout=timeout)[0] == b"[] 0\n"  # every kernel was there, and was its own
+    assert {path.suffix for path in (folder / "cache" / "minicf").iterdir()} == {".nbc"}
+
+
+def test_processes_that_compile_at_once_read_no_others_kernel(tmp_path):
+    compile_at_once(tmp_path, 4, 24)
+
+
+# --- killed amid writing ----------------------------------------------------------------------------------------------
+
+KILLED = """
+    import os, sys
+    from minicf.backends.numba import jit
+
+    def die(function, before):
+        def wrapped(*arguments, **options):
+            if before:
+                os._exit(9)
+            function(*arguments, **options)
+            os._exit(9)
+        return wrapped
+
+    if sys.argv[1]:
+        setattr(os, sys.argv[1], die(getattr(os, sys.argv[1]), sys.argv[2] == "before"))
+    sys.path.insert(0, sys.argv[3])
+    import kernels_of_a_user as kernels
+    print(jit.cached_njit(kernels.of(3))(2.0))
+"""
+KERNELS = "def of(K):\n    def f(x):\n        return x * K + VERSION\n    return f\n"
+
+
+@pytest.mark.parametrize(("what", "when"), [("fdopen", "after"), ("replace", "before"), ("replace", "after")])
+def test_a_process_that_is_killed_while_it_writes_misleads_no_later_one(what, when, tmp_path):
+    """After an upgrade, with the old version's code in the folder."""
+    command = [sys.executable, "-B", "-c", textwrap.dedent(KILLED)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def start(version: int, *killed: str) -> tuple[int, str]:
+        (tmp_path / "kernels_of_a_user.py").write_text(KERNELS.replace("VERSION", str(version)))
+        arguments = [*(killed or ("", "")), str(tmp_path)]
+        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+        return done.returncode, done.stdout.strip()
+
+    assert start(0) == (0, "6.0")
+    assert start(1, what, when) == (9, "")
+    assert start(1) == (0, "7.0")
 
 
 # --- without compiling ------------------------------------------------------------------------------------------------

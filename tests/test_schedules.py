@@ -9,7 +9,19 @@ import pytest
 
 import minicf
 from minicf import registry, schedules
-from minicf.schedules import Constant, Cosine, CosineRestarts, Exponential, OneCycle, Schedule, Step
+from minicf.schedules import (
+    Chain,
+    Constant,
+    Cosine,
+    CosineRestarts,
+    Exponential,
+    Linear,
+    OneCycle,
+    Piecewise,
+    Schedule,
+    Step,
+    WarmUp,
+)
 from tests import cases
 from tests.cases import Problem
 
@@ -22,6 +34,10 @@ ALL = [
     CosineRestarts(1, 2),
     CosineRestarts(1.5, low=0.2),
     OneCycle(6),
+    Linear(1.0, 0.1, 6),
+    Piecewise((1, 2.5), (1.0, 0.5, 0.1)),
+    Chain((Linear(0.2, 1.0), Constant(), Cosine(4)), at=(1, 2)),
+    WarmUp(Cosine(5), epochs=1, start=0.25),
 ]
 
 
@@ -133,6 +149,40 @@ def test_factors_are_between_0_and_1_and_part_by_part_the_same(schedule):
     assert (parts == whole).all()
 
 
+@pytest.mark.parametrize("steps", [1, 3, 7, 10])
+def test_values_are_pytorchs(steps):
+    """A step of ours is a step of torch's scheduler; OneCycle ends after its last step, torch's at it."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed; other tests have the values by hand")
+    optim = torch.optim.lr_scheduler
+
+    def theirs(make, n=6 * steps):
+        sgd = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        scheduler = make(sgd)
+        rates = []
+        for _ in range(n):
+            rates.append(sgd.param_groups[0]["lr"])
+            sgd.step()
+            scheduler.step()
+        return np.array(rates)
+
+    pairs = {
+        Linear(0.3, 0.9, 4): lambda o: optim.LinearLR(o, 0.3, 0.9, 4 * steps),
+        Piecewise((1, 3), (1.0, 0.5, 0.25)): lambda o: optim.MultiStepLR(o, [steps, 3 * steps], 0.5),
+        Step(2, 0.3): lambda o: optim.StepLR(o, 2 * steps, 0.3),
+        Exponential(0.5): lambda o: optim.ExponentialLR(o, 0.5 ** (1 / steps)),
+        Cosine(6, low=0.1): lambda o: optim.CosineAnnealingLR(o, 6 * steps, 0.1),
+        CosineRestarts(2, 2, 0.1): lambda o: optim.CosineAnnealingWarmRestarts(o, 2 * steps, 2, 0.1),
+        WarmUp(Cosine(4), 2, 0.25): lambda o: optim.SequentialLR(
+            o, [optim.LinearLR(o, 0.25, 1.0, 2 * steps), optim.CosineAnnealingLR(o, 4 * steps)], [2 * steps]
+        ),
+        OneCycle(6, 0.5, 0.04, 1e-4): lambda o: optim.OneCycleLR(
+            o, 1.0, 6 * steps + 1, pct_start=(3 * steps + 1) / (6 * steps + 1), final_div_factor=400.0
+        ),
+    }
+    for schedule, make in pairs.items():
+        assert schedule.factor(times(6, steps)) == pytest.approx(theirs(make), abs=1e-12), schedule
+
+
 # --- arguments and configs ------------------------------------------------------------------------------------------
 
 
@@ -151,6 +201,19 @@ def test_factors_are_between_0_and_1_and_part_by_part_the_same(schedule):
         (lambda: CosineRestarts(mult=0.5), "mult is 0.5"),
         (lambda: CosineRestarts(mult=math.inf), "mult is inf"),
         (lambda: CosineRestarts(low=-1), "low is -1"),
+        (lambda: Linear(-1), "start is -1"),
+        (lambda: Linear(1, math.nan), "end is nan"),
+        (lambda: Linear(epochs=0), "epochs is 0"),
+        (lambda: Piecewise((2, 1), (1, 1, 1)), "each time must be later"),
+        (lambda: Piecewise((1,), (1,)), "it must be 2 numbers"),
+        (lambda: Piecewise((1,), (1, -1)), r"factors\[1\] is -1"),
+        (lambda: Piecewise("1", (1, 1)), "at is '1'"),
+        (lambda: Chain((Constant(),), at=(1,)), "it must be 2 schedules"),
+        (lambda: Chain((Constant(), 0.5), at=(1,)), "it must be 2 schedules"),
+        (lambda: Chain((Constant(), Cosine()), at=(3,)).for_fit(3), "epochs is 3; it must be above 3"),
+        (lambda: WarmUp(then=0.1), "then is 0.1; it must be a Schedule"),
+        (lambda: WarmUp(epochs=0), "epochs is 0"),
+        (lambda: WarmUp(Cosine(), 2).for_fit(1), "epochs is 1; it must be above 2"),
         (lambda: OneCycle(-1), "epochs is -1"),
         (lambda: OneCycle(3, up=0), "up is 0"),
         (lambda: OneCycle(3, up=1), "up is 1"),
@@ -169,8 +232,8 @@ def test_config_round_trip(schedule):
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match=r"unknown schedule 'Linear'; known are \['Constant'"):
-        registry.from_config({"kind": "Linear"}, Schedule, "schedule")
+    with pytest.raises(ValueError, match=r"unknown schedule 'Cubic'; known are \['Chain'"):
+        registry.from_config({"kind": "Cubic"}, Schedule, "schedule")
 
 
 def test_every_schedule_is_tested_and_known():
@@ -184,6 +247,9 @@ def test_a_missing_length_is_that_of_the_fit():
     assert Cosine(3).for_fit(5) == Cosine(3)
     assert OneCycle(up=0.5).for_fit(4) == OneCycle(4, up=0.5)
     assert CosineRestarts().for_fit(5) == CosineRestarts()
+    assert WarmUp(Cosine(), 2).for_fit(5) == WarmUp(Cosine(3), 2)
+    assert Chain((Linear(), Cosine()), at=(2,)).for_fit(5) == Chain((Linear(epochs=2), Cosine(3)), at=(2,))
+    assert (WarmUp(Cosine(3), 2).horizon, WarmUp().horizon) == (5, None)
     assert (Cosine(3).horizon, OneCycle(4).horizon, CosineRestarts().horizon) == (3, 4, None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from minicf.models import Dot, DotBias, Hybrid, Net
 from minicf.optim import SGD, Adam
 from minicf.recommender import Recommender
 from minicf.train import Trainer
+from tests.campaigns import interrupted_limits
 
 ROOT = Path(__file__).parents[1]
 HYBRID = Hybrid({"net": (Net(5, hidden=(6,), dropout=0.2), 0.3), "dot": (DotBias(5), 1.0)})
@@ -192,6 +194,50 @@ def test_a_fork_amid_a_limit_ends_the_limits_of_threads_that_it_lacks(three_thre
         status = os.waitpid(child, 0)[1]
     other.end()
     assert status == 0
+    assert set(_blas_threads()) == {3}
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="interrupts come by a timer")
+def test_ctrl_c_at_any_moment_leaves_no_limit_behind(three_threads):
+    found = interrupted_limits.run(400)
+    assert found["interrupted"] == 400
+    assert found["late"] < 10
+
+
+class Interrupting:
+    """A library that is interrupted while its number is set."""
+
+    num_threads = 3
+
+    def set_num_threads(self, n: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        self.num_threads = n
+
+
+def test_ctrl_c_on_entry_and_on_exit_comes_when_all_is_done(monkeypatch):
+    library, none = Interrupting(), limits._libraries()[1]
+    monkeypatch.setattr(limits, "_libraries", lambda: ([library], none))
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    inside = []
+    try:
+        with pytest.raises(KeyboardInterrupt), limits.limit_blas(1):
+            inside.append(library.num_threads)
+        assert (inside, library.num_threads, limits._inside, limits._before) == ([], 3, [], [])
+        asked = []
+        signal.signal(signal.SIGINT, lambda *_: asked.append(library.num_threads))  # a handler of one's own
+        with limits.limit_blas(1):
+            inside.append(library.num_threads)
+        assert (inside, asked) == ([1], [1, 3])
+        assert limits._inside == []
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_a_limit_that_is_abandoned_ends(three_threads):
+    limit = limits.limit_blas(1)
+    limit.__enter__()
+    assert set(_blas_threads()) == {1}
+    del limit
     assert set(_blas_threads()) == {3}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from minicf import models, optim
+from minicf.solvers import Gradient
 from tests import cases
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; tests/test_golden.py compares with its results")
@@ -19,6 +20,7 @@ CASES = (
     [(model, optimizer) for model in cases.MODELS for optimizer in cases.OPTIMIZERS]
     + [(model, optimizer) for model in cases.MORE_MODELS for optimizer in cases.FEW_OPTIMIZERS]
     + [(model, optimizer) for model in ("bias", "net") for optimizer in cases.EPS_OPTIMIZERS]
+    + [(model, optimizer) for model in ("bias", "hybrid") for optimizer in cases.COMPOSED_OPTIMIZERS]
 )
 FLOAT32 = [
     (model, f"{kind}-{decay}")
@@ -55,6 +57,28 @@ def test_float64(backend, model, optimizer):
     far = {k: d for k, d in cases.distances(result, twin(model, optimizer, "float64")).items() if d > cases.TOLERANCE}
     assert not far
     assert result.state["step"] == PROBLEM.epochs * PROBLEM.steps == 200
+
+
+GRADIENTS = {
+    "value": lambda opt: Gradient(opt, clip_value=0.05),
+    "norm": lambda opt: Gradient(opt, clip_norm=0.3),
+    "both": lambda opt: Gradient(opt, clip_value=0.05, clip_norm=0.2),
+    "rates": lambda opt: Gradient(opt, lr_factors={"user_factors": 3.0, "item_factors": 0.0}),
+    "all": lambda opt: Gradient(opt, clip_value=0.1, clip_norm=0.3, lr_factors={"item_factors": 0.5}),
+}
+
+
+@pytest.mark.parametrize("backend", cases.BACKENDS)
+@pytest.mark.parametrize("model", cases.MODELS)
+@pytest.mark.parametrize("optimizer", ["sgd-l2-dense", "nesterov-decoupled-dense", "adam-by_name-dense"])
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_clipping_and_rates_by_name(backend, model, optimizer, kind):
+    m = cases.ALL_MODELS[model]
+    opt = cases.optimizer(optimizer, m)
+    result = cases.run(cases.backend(backend), m, GRADIENTS[kind](opt), PROBLEM)
+    theirs = torch_twins.run(m, GRADIENTS[kind](opt), PROBLEM)
+    assert max(cases.distances(result, theirs).values()) < cases.TOLERANCE
+    assert max(cases.distances(result, twin(model, optimizer, "float64")).values()) > 1e-3, "it changes nothing"
 
 
 def rms(x: np.ndarray) -> float:
@@ -108,7 +132,7 @@ def test_nothing_escapes_the_lists():
         return {sub for sub in found if sub.__module__.startswith("minicf.")}
 
     assert {type(m) for m in cases.MODELS.values()} == subclasses(models.Model)
-    assert {kind for kind, _ in cases.KINDS.values()} == subclasses(optim.Optimizer)
+    assert {kind for kind, _ in (cases.KINDS | cases.COMPOSED_KINDS).values()} == subclasses(optim.Optimizer)
     assert set(cases.DECAYS) - {"none", "by_name"} == set(optim.DECAYS)
 
 

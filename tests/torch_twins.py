@@ -10,11 +10,12 @@ SGD, momentum,          torch.optim.SGD
 Nesterov
 Adam                    torch.optim.Adam; with ``decay="decoupled"`` torch.optim.AdamW
 ``decay="l2"``          torch's weight_decay, a parameter group for each weight
-``decay="decoupled"``   SGD has none: parameters are multiplied by 1 - lr lambda before the step
+AdaGrad, RMSProp        torch.optim.Adagrad, torch.optim.RMSprop
+``decay="decoupled"``   only Adam has it: parameters are multiplied by 1 - lr lambda before the step
 ``"per_rating"``        a term of the loss, lambda/2 times the mean over ratings of the rows' squares; dense layers have
                         plain l2
-``sparse=True``, SGD    torch.optim.SGD on all rows, then rows that the batch does not name, and their velocity, are
-                        put back (torch's own momentum for sparse gradients is a different thing)
+``sparse=True``, others the optimiser on all rows, then rows that the batch does not name, and their state, are put back
+                        (torch's own momentum for sparse gradients is a different thing)
 ``sparse=True``, Adam   torch.optim.SparseAdam on tables, Adam or AdamW on dense layers. SparseAdam has no weight decay:
                         l2 is added to the values of the sparse gradient, decoupled multiplies the named rows
 ======================  ==========================================================================================
@@ -32,7 +33,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from minicf.models import Dot, Hybrid, Model, Net
-from minicf.optim import SGD, Adam, Optimizer
+from minicf.optim import SGD, AdaGrad, Adam, Optimizer, RMSProp
+from minicf.solvers import Gradient
 from tests.cases import SEED, Outcome, Problem
 
 USER_TABLES = ("user_factors", "user_bias")
@@ -165,13 +167,16 @@ class Stepper:
     ----------
     twin : Twin
         Made with ``sparse=uses_sparse_gradients(optimizer)``.
-    optimizer : minicf.optim.Optimizer
+    optimizer : minicf.optim.Optimizer or minicf.solvers.Gradient
+        The latter for clipping and rates by name; with dense gradients.
     options
         For torch's constructors, such as ``foreach=True`` or ``fused=True``, for benchmarks.
     """
 
-    def __init__(self, twin: Twin, optimizer: Optimizer, **options: Any) -> None:
-        self.twin, self.optimizer = twin, optimizer
+    def __init__(self, twin: Twin, optimizer: Optimizer | Gradient, **options: Any) -> None:
+        self.solver = optimizer if isinstance(optimizer, Gradient) else Gradient(optimizer)
+        self.twin, self.optimizer = twin, self.solver.optimizer
+        optimizer = self.optimizer
         self.named = twin.named()
         self.t = 0
         self.by_sparse_adam = [name for name in self.named if name in TABLES and uses_sparse_gradients(optimizer)]
@@ -191,13 +196,22 @@ class Stepper:
         ours = self.optimizer
         if isinstance(ours, SGD):
             return torch.optim.SGD(groups, lr=ours.lr, momentum=ours.momentum, nesterov=ours.nesterov, **options)
+        if isinstance(ours, AdaGrad):
+            return torch.optim.Adagrad(
+                groups, lr=ours.lr, eps=ours.eps, initial_accumulator_value=ours.initial, **options
+            )
+        if isinstance(ours, RMSProp):
+            return torch.optim.RMSprop(
+                groups, lr=ours.lr, alpha=ours.alpha, eps=ours.eps, momentum=ours.momentum, centered=ours.centered,
+                **options,
+            )  # fmt: skip
         assert isinstance(ours, Adam)
         kind = torch.optim.AdamW if ours.decay == "decoupled" else torch.optim.Adam
-        return kind(groups, lr=ours.lr, betas=ours.betas, eps=ours.eps, **options)
+        return kind(groups, lr=ours.lr, betas=ours.betas, eps=ours.eps, amsgrad=ours.amsgrad, **options)
 
     def _torch_decay(self, name: str) -> float:
         """The part of the decay that torch's weight_decay stands for."""
-        by_hand = self.optimizer.decay == "decoupled" and isinstance(self.optimizer, SGD)
+        by_hand = self.optimizer.decay == "decoupled" and not isinstance(self.optimizer, Adam)
         in_the_loss = self.optimizer.decay == "per_rating" and name in TABLES
         return 0.0 if by_hand or in_the_loss else self.optimizer.decay_of(name)
 
@@ -217,7 +231,14 @@ class Stepper:
             optim.zero_grad()
             for group in optim.param_groups:
                 group["lr"] = lr
+        if self.solver.lr_factors:  # a group for each weight, in their order
+            for name, group in zip(self.named, self.optims[0].param_groups, strict=True):
+                group["lr"] = lr * self.solver.lr_factors.get(name, 1.0)
         objective.backward()
+        if self.solver.clip_value is not None:
+            nn.utils.clip_grad_value_(self.twin.parameters(), self.solver.clip_value)
+        if self.solver.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.twin.parameters(), self.solver.clip_norm)
         with torch.no_grad():
             idle = {name: self._idle(name, index[name]) for name in self.put_back}
             kept = {name: {k: x[idle[name]] for k, x in self._arrays(name).items()} for name in self.put_back}
@@ -242,8 +263,8 @@ class Stepper:
                     assert p.grad is not None
                     p.grad = p.grad.coalesce()
                     p.grad.values().add_(p[rows], alpha=decay)  # coalesced: the values of sorted, unique rows
-            elif self.optimizer.decay == "decoupled" and isinstance(self.optimizer, SGD):
-                p.mul_(1.0 - lr * decay)
+            elif self.optimizer.decay == "decoupled" and not isinstance(self.optimizer, Adam):
+                p.mul_(1.0 - lr * (self.solver.lr_factors or {}).get(name, 1.0) * decay)
 
     def _idle(self, name: str, index: Tensor) -> Tensor:
         """Which rows of a table the batch does not name."""
@@ -259,7 +280,10 @@ class Stepper:
 
     def state(self) -> dict[str, np.ndarray]:
         """torch's state under the names of `minicf.backends.base.Program.state`."""
-        keys = {"velocity": "momentum_buffer", "first": "exp_avg", "second": "exp_avg_sq"}
+        keys = {"velocity": "momentum_buffer", "first": "exp_avg", "second": "exp_avg_sq", "squares": "sum"}
+        keys["largest"] = "max_exp_avg_sq"
+        if isinstance(self.optimizer, RMSProp):
+            keys |= {"first": "grad_avg", "second": "square_avg"}
         state = {"step": np.array(self.t, np.int64)}
         for slot in self.optimizer.slots():
             for name in self.twin.order:
@@ -275,9 +299,10 @@ def uses_sparse_gradients(optimizer: Optimizer) -> bool:
     return optimizer.sparse and isinstance(optimizer, Adam)
 
 
-def run(model: Model, optimizer: Optimizer, problem: Problem, dtype: str = "float64") -> Outcome:
+def run(model: Model, optimizer: Optimizer | Gradient, problem: Problem, dtype: str = "float64") -> Outcome:
     """Train the twin as `tests.cases.run` trains a backend, with the same batches, rates and dropout masks."""
-    twin = Twin(model, problem.weights(model), getattr(torch, dtype), uses_sparse_gradients(optimizer))
+    own = optimizer.optimizer if isinstance(optimizer, Gradient) else optimizer
+    twin = Twin(model, problem.weights(model), getattr(torch, dtype), uses_sparse_gradients(own))
     stepper = Stepper(twin, optimizer)
     arrays = problem.ratings()
     errors = np.zeros((problem.epochs, len(twin.heads)))

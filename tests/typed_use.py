@@ -131,6 +131,9 @@ def own_parts(train: minicf.Ratings, seen: minicf.Bags) -> None:
     gradient = minicf.Gradient(optimizer, minicf.Logistic(), batch_size=8, shuffle="tiles")
     assert_type((gradient.optimizer, gradient.batch_size, gradient.lr), tuple[minicf.Optimizer, int, float])
     assert_type(gradient.shuffle, bool | str)
+    gradient = minicf.Gradient(optimizer, clip_value=1.0, clip_norm=5.0, lr_factors={"user_bias": 10.0})
+    assert_type((gradient.clip_value, gradient.clip_norm), tuple[float | None, float | None])
+    assert_type((gradient.lr_factors, gradient.plain), tuple[Mapping[str, float] | None, bool])
     assert_type(gradient.ordered(False), minicf.Gradient)
     solver: minicf.Solver = Means()
     solver.check(model)
@@ -163,11 +166,22 @@ def trained(path: Path) -> minicf.Trainer:
     minicf.Net(8, hidden=(16,), dropout=(0.1, 0.2), rating_range=(0.5, 5.5))
     hybrid = minicf.Hybrid({"net": (minicf.Net(8), 0.2), "dot": (minicf.DotBias(8), 1.0)})
     assert_type(hybrid.members, Mapping[str, tuple[minicf.Model, float]])
+    trainer = minicf.Trainer(hybrid, minicf.RMSProp(0.01, momentum=0.9, centered=True))
+    trainer = minicf.Trainer(hybrid, minicf.AdaGrad(0.1, initial=0.1))
     trainer = minicf.Trainer(hybrid, minicf.SGD(0.1, momentum=0.9), batch_size=8, loss=minicf.SquaredError())
     trainer = minicf.Trainer(hybrid, minicf.Adam(0.01, weight_decay={"user_factors": 1e-4}), backend="auto")
     stop = minicf.EarlyStopping(2, min_delta=1e-3)
-    callbacks = [Best(), stop, minicf.Checkpoint(path, every=2), minicf.CSVLog("log.csv"), minicf.PrintEpochs()]
+    callbacks = [
+        Best(),
+        stop,
+        minicf.ReduceLROnPlateau(0.5),
+        minicf.Checkpoint(path, every=2),
+        minicf.CSVLog("log.csv"),
+        minicf.PrintEpochs(),
+    ]
     for schedule in (
+        minicf.WarmUp(minicf.Cosine(), epochs=2), minicf.Chain((minicf.Linear(), minicf.Step(2)), at=(3,)),
+        minicf.Piecewise((1, 2), (1.0, 0.5, 0.1)),
         minicf.OneCycle(0.1, 3), minicf.Cosine(3), minicf.CosineRestarts(1, mult=2), minicf.Step(2, 0.5),
         minicf.Exponential(0.9), minicf.Constant(),
     ):  # fmt: skip
@@ -212,6 +226,7 @@ def tables(frame: pd.DataFrame) -> minicf.Ratings:
     assert_type(ratings.item, NDArray[np.int32])
     assert_type(ratings.items.ids, NDArray[Any])
     assert_type(ratings.top(), pd.DataFrame)
+    ratings = assert_type(minicf.Ratings.from_scipy(ratings.to_scipy(), ratings.users, ratings.items), minicf.Ratings)
     assert_type(ratings.frame(), pd.DataFrame)
     return assert_type(ratings.take([0, 1]), minicf.Ratings)
 

@@ -18,7 +18,9 @@ from minicf.arguments import check_unmasked
 
 MAX_INT32 = np.iinfo(np.int32).max
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
-EXACT_FLOAT = 2**53  # from here on, neighboring integers are one and the same float64
+
+EXACT_FLOAT = {2: 2**11, 4: 2**24, 8: 2**53}
+"""From here on, neighboring integers are one and the same float, by the bytes of a float."""
 
 
 def id_values(column: pd.Series, name: str) -> NDArray[Any]:
@@ -53,19 +55,32 @@ def id_values(column: pd.Series, name: str) -> NDArray[Any]:
                 row = next(r for r, v in enumerate(values) if not -(2**63) <= v < 2**63)
                 refuse(column, name, row, "does not fit in 64 bits", "give such ids as text")
         if kind == "floating":
-            return whole(column.astype(float), name, "give ids as integers or as text")
+            return whole(column, name, "give ids as integers or as text")
         refuse_mixed(column, name)
     refuse(column, name, 0, f"has the type {column.dtype}", "ids are integers or text: .astype(str)")
 
 
 def whole(column: pd.Series, name: str, remedy: str) -> NDArray[np.int64]:
     """Return floats that are exactly whole numbers as int64."""
+    limit = exact_below(column)
     values = column.to_numpy(dtype=np.float64)
     # The comparison is False for NaN and infinity too.
-    bad = ~((np.abs(values) < EXACT_FLOAT) & (np.floor(values) == values))
+    bad = ~((np.abs(values) < limit) & (np.floor(values) == values))
     if bad.any():
-        refuse(column, name, int(bad.argmax()), "is not a whole number below 2**53", remedy)
+        row = int(bad.argmax())
+        problem = f"is not a whole number below 2**{limit.bit_length() - 1}"
+        if np.floor(values[row]) == values[row]:  # converted now, ids that were two would stay one
+            problem += f", where {column.dtype} begins to merge neighbors"
+            remedy = "read such numbers as integers, or as text, from where they came from"
+        refuse(column, name, row, problem, remedy)
     return values.astype(np.int64)
+
+
+def exact_below(values: pd.Series) -> int:
+    """Return the limit below which floats tell whole numbers apart; of objects, that of the shortest float there."""
+    dtype: Any = getattr(values.dtype, "numpy_dtype", values.dtype)
+    sizes = (getattr(value, "itemsize", 8) for value in values) if dtype.kind == "O" else (dtype.itemsize,)
+    return EXACT_FLOAT[min(8, *sizes)]
 
 
 def refuse(column: pd.Series, name: str, row: int, problem: str, remedy: str) -> NoReturn:
@@ -144,16 +159,38 @@ def rating_values(column: pd.Series, name: str) -> NDArray[np.float32]:
     elif types.is_complex_dtype(column.dtype):
         refuse(column, name, 0, "is complex", "ratings are real numbers")
     with np.errstate(over="ignore"):  # what overflows is refused below
-        values = column.to_numpy(dtype=np.float64).astype(np.float32)
+        given = column.to_numpy(dtype=np.float64)
+        values = given.astype(np.float32)
     bad = ~np.isfinite(values)
     if bad.any():
         problem = f"is not finite in float32 ({plural(int(bad.sum()), 'row')} in all)"
         refuse(column, name, int(bad.argmax()), problem, "drop or mend such rows")
+    _refuse_merged(given, values, name)
     return values
+
+
+def _refuse_merged(given: NDArray[np.float64], values: NDArray[np.float32], name: str) -> None:
+    """Refuse ratings far from zero and close together, such as 100000001 and 100000002, which are one float32."""
+    if not values.size:
+        return
+    low, high = float(given.min()), float(given.max())
+    # Rounding is at most 1e-7 of the largest number: that is a trifle unless all lie in a far smaller range.
+    if high == low or max(abs(low), abs(high)) < 10 * (high - low):
+        return
+    different = np.unique(given)
+    lost = (np.diff(different.astype(np.float32)) == 0) & (np.diff(different) > 1e-6 * (high - low))
+    if lost.any():
+        at = int(lost.argmax())
+        raise ValueError(
+            f'column "{name}": {shown(different[at])} and {shown(different[at + 1])} are one number in '
+            f'float32; take an offset from all of them: frame["{name}"] - {low:.17g}'
+        )
 
 
 def convert(value: Any, name: str) -> str:
     """Return the remedy for a rating that is not a number."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,3}(,[0-9]{3})+", value):
+        return "write numbers without a separator of thousands, and with a decimal point"
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+,[0-9]+", value):
         return f'write a decimal point: frame["{name}"].str.replace(",", ".").astype(float)'
     return f'convert them, pandas.to_numeric(frame["{name}"]), which names what it cannot convert'

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from minicf.data.checks import as_series, frozen, id_values, plural, shown
+from minicf.data.checks import EXACT_FLOAT, as_series, exact_below, frozen, id_values, plural, shown
 
 
 class UnknownIdError(KeyError):
@@ -73,6 +73,10 @@ class Vocabulary:
         return self.ids.dtype == other.ids.dtype and np.array_equal(self.ids, other.ids)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __contains__(self, value: object) -> bool:
+        """Return whether a value is a known id, by the rules of `index`."""
+        return bool(pd.api.types.is_scalar(value) and self.index(value, missing=-1) >= 0)
 
     def __repr__(self) -> str:
         kind = "integer" if self._integers else "string"
@@ -141,7 +145,11 @@ class Vocabulary:
             if (wanted.dtype != object) is not self._integers:
                 return np.full(len(series), -1, np.int64)
         except ValueError:  # mixed, missing or odd values: each stands for itself
-            same_type = [as_id(value, self._integers) for value in series.tolist()]
+            values = series.tolist()
+            if pd.api.types.is_float_dtype(series.dtype):  # as Python's floats they would pass for exact
+                limit = exact_below(series)
+                values = [value if isinstance(value, float) and abs(value) < limit else None for value in values]
+            same_type = [as_id(value, self._integers) for value in values]
             valid = np.array([value is not None for value in same_type], bool)
             found = np.full(len(series), -1, np.int64)
             kept = np.array([v for v in same_type if v is not None], self.ids.dtype)
@@ -171,8 +179,10 @@ def as_id(value: Any, integers: bool) -> int | str | None:
         return value if isinstance(value, str) else None
     if isinstance(value, bool):
         return None
-    if isinstance(value, float | np.floating) and not value.is_integer():
-        return None
+    if isinstance(value, float | np.floating):
+        limit = EXACT_FLOAT[min(8, getattr(value, "itemsize", 8))]
+        if not (-limit < float(value) < limit and value.is_integer()):
+            return None
     if isinstance(value, numbers.Integral | float | np.floating):
         whole = int(value)
         return whole if -(2**63) <= whole < 2**63 else None

@@ -8,6 +8,7 @@ trusts the indices.
 from __future__ import annotations
 
 import logging
+import math
 import numbers
 from collections.abc import Hashable, Mapping
 from typing import Any, Literal
@@ -221,6 +222,60 @@ class Ratings:
             latest = latest[::-1].copy()
         return Ratings._trusted(kept.user, kept.item, mean, latest, self.users, self.items, self.titles, self.genres)
 
+    @classmethod
+    def from_scipy(
+        cls, matrix: Any, users: Vocabulary | int | None = None, items: Vocabulary | int | None = None
+    ) -> Ratings:
+        """Make ratings from a sparse matrix, a row a user and a column an item.
+
+        Parameters
+        ----------
+        matrix : scipy.sparse array or matrix of numbers, shape (n_users, n_items)
+            Stored entries are ratings, stored zeros too; those stored twice are one, their sum, as everywhere in SciPy.
+        users, items : Vocabulary or int, optional
+            The ids of rows and columns; by default their numbers.
+
+        Raises
+        ------
+        TypeError
+            `matrix` is not sparse: every zero of it would be a rating.
+        ValueError
+            It has no entries, is not two-dimensional, or fits not the ids.
+        """
+        if not hasattr(matrix, "tocsr"):
+            raise TypeError(f"matrix is a {type(matrix).__name__}; it must be a scipy.sparse array or matrix")
+        if len(matrix.shape) != 2:
+            raise ValueError(f"matrix has shape {matrix.shape}; it must be two-dimensional, users by items")
+        csr = matrix.tocsr(copy=True)
+        csr.sum_duplicates()
+        entries = csr.tocoo()
+        sizes: list[Vocabulary | int] = [
+            n if ids is None else ids for n, ids in zip(matrix.shape, (users, items), strict=True)
+        ]
+        for name, n, ids in zip(("rows", "columns"), matrix.shape, sizes, strict=True):
+            count = len(ids) if isinstance(ids, Vocabulary) else ids
+            if count != n:
+                raise ValueError(f"matrix has {n:,} {name}; it must have {count:,}, one for each id")
+        return cls(entries.row, entries.col, entries.data, sizes[0], sizes[1])
+
+    def to_scipy(self) -> Any:
+        """Return the ratings as a ``scipy.sparse.csr_matrix`` of float32, shape (n_users, n_items).
+
+        Raises
+        ------
+        ValueError
+            A pair occurs more than once: SciPy would take the sum.
+        """
+        from scipy.sparse import csr_matrix
+
+        matrix = csr_matrix((self.rating, (self.user, self.item)), shape=(self.n_users, self.n_items))
+        if matrix.nnz != len(self):
+            raise ValueError(
+                f"{plural(len(self) - matrix.nnz, 'row')} of {len(self):,} repeat a pair of user and item, and SciPy "
+                'would add them up; make the ratings by from_frame(..., duplicates="mean")'
+            )
+        return matrix
+
     def __len__(self) -> int:
         return len(self.rating)
 
@@ -334,24 +389,30 @@ class Ratings:
         self,
         valid: float = 0.2,
         seed: int = 42,
-        by: Literal["random", "time", "user"] = "random",
+        by: Literal["random", "time", "user", "users"] = "random",
         last: bool = True,
+        after: Any = None,
     ) -> tuple[Ratings, Ratings]:
         """Cut into disjoint (train, valid) parts that share the vocabularies.
 
         Parameters
         ----------
         valid : float in (0, 1) or int
-            A share, rounded down, or a number of rows; per user if ``by="user"``.
+            A share, rounded down, or a number of rows; per user if ``by="user"``, of users if ``by="users"``.
         seed : int
             Of ``numpy.random.RandomState``; not used where nothing is drawn.
-        by : {"random", "time", "user"}
+        by : {"random", "time", "user", "users"}
             - "random": validation rows are ``RandomState(seed).permutation(n)[:int(valid * n)]``,
               the rows (and, with seed 42, the split) of fast.ai's lesson.
-            - "time": the latest rows of the table; of equal times, the later rows.
+            - "time": the latest rows of the table. Equal times stay on one side: where the cut would part
+              them, all of them are for training, or for validation if nothing else is.
             - "user": rows of each user, but a user keeps at least one for training.
+            - "users": all rows of some users, drawn.
         last : bool
-            For ``by="user"``: a user's latest rows (True), or random ones (False).
+            For ``by="user"``: a user's latest rows (True), of equal times the later ones; or random ones (False).
+        after : int or date, optional
+            In place of `valid`: rows of that time or later are for validation. Seconds since 1970, or what
+            ``pandas.Timestamp`` takes, "2016-01-01", say; without a zone it is UTC.
 
         Returns
         -------
@@ -362,8 +423,10 @@ class Ratings:
         n = len(self)
         _check_valid(valid)
         last = check_bool("last", last)
-        if by not in ("random", "time", "user"):
-            raise ValueError(f'by is {by!r}; it must be "random", "time" or "user"')
+        if by not in ("random", "time", "user", "users"):
+            raise ValueError(f'by is {by!r}; it must be "random", "time", "user" or "users"')
+        if after is not None:
+            return self._cut(self._later(_seconds(after)), f"after={after!r}")
         if by == "time" or (by == "user" and last):
             if self.timestamp is None:
                 other = 'by="random"' if by == "time" else "last=False"
@@ -373,7 +436,14 @@ class Ratings:
                 )
             order = np.argsort(self.timestamp, kind="stable")
         else:
-            order = np.random.RandomState(check_seed("seed", seed)).permutation(n)
+            random = np.random.RandomState(check_seed("seed", seed))
+        if by == "users":
+            people = np.unique(self.user)
+            size = int(valid) if isinstance(valid, int | np.integer) else int(valid * len(people))
+            held = random.permutation(people)[:size]
+            return self._cut(np.isin(self.user, held), f"valid={valid!r} of {plural(len(people), 'user')}")
+        if by == "random" or (by == "user" and not last):
+            order = random.permutation(n)
         if by == "user":
             chosen = self._last_of_each_user(order, valid)
         else:
@@ -383,10 +453,34 @@ class Ratings:
                     f"valid={valid!r} of {plural(n, 'rating')} leaves {max(n - size, 0):,} for "
                     f"training and {size:,} for validation: both need at least one"
                 )
-            chosen = order[:size] if by == "random" else np.sort(order[n - size :])
+            if by == "time":
+                assert self.timestamp is not None
+                first, before = self.timestamp[order[n - size]], self.timestamp[order[n - size - 1]]
+                later = self._later(first + 1 if before == first else first)
+                return self._cut(later if later.any() else self._later(first), f"valid={valid!r} by time")
+            chosen = order[:size]
         train = np.ones(n, bool)
         train[chosen] = False
         return self.take(train), self.take(chosen)
+
+    def _later(self, time: int) -> NDArray[np.bool_]:
+        """Return which rows are of a time or later."""
+        if self.timestamp is None:
+            raise ValueError(
+                "after needs timestamps and these ratings have none: give the column, from_frame(..., timestamp=...)"
+            )
+        return self.timestamp >= time
+
+    def _cut(self, chosen: NDArray[np.bool_], what: str) -> tuple[Ratings, Ratings]:
+        if chosen.all() or not chosen.any():
+            times = ""
+            if self.timestamp is not None and not what.endswith("s"):
+                times = f"; times are from {self.timestamp.min()} to {self.timestamp.max()}"
+            raise ValueError(
+                f"{what} leaves {plural(int((~chosen).sum()), 'rating')} for training and {int(chosen.sum()):,} for "
+                f"validation: both need at least one{times}"
+            )
+        return self.take(~chosen), self.take(chosen)
 
     def _last_of_each_user(self, order: NDArray[np.intp], valid: float) -> NDArray[np.intp]:
         """Return, ascending, the rows that come last in `order` among those of their user."""
@@ -404,6 +498,24 @@ class Ratings:
                 f"{plural(int(counts.max()), 'rating')}, and one of them stays for training"
             )
         return chosen
+
+
+def _seconds(after: Any) -> int:
+    """Return a time as seconds since 1970."""
+    if isinstance(after, int | np.integer) and not isinstance(after, bool):
+        return int(after)
+    try:
+        if isinstance(after, bool | float | np.floating):
+            raise ValueError("a number is whole seconds")
+        time = pd.Timestamp(after)
+        if pd.isna(time):
+            raise ValueError("it is missing")
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(
+            f"after is {after!r}; it must be whole seconds since 1970 or a date such as '2016-01-01': {error}"
+        ) from error
+    time = time.tz_localize("UTC") if time.tz is None else time
+    return math.ceil(time.timestamp())
 
 
 def _check_count(shape: tuple[int, ...]) -> None:

@@ -1,12 +1,14 @@
 """Gradient descent on mini-batches: the reference of every training step.
 
 A step: take a batch's rows (F1) …, compare the outputs with the targets (F9), (F11), go back (B9) … (B1), and update
-every weight (U1) …. Whatever is compiled is right when it gives the numbers of `run` here.
+every weight (U1) …. Between the two the gradient can be clipped, (G1) and (G2). Whatever is compiled is right when it
+gives the numbers of `run` here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minicf import rng
-from minicf.arguments import check_int
+from minicf.arguments import check_decay, check_int, check_number
 from minicf.data.bags import Batch
 from minicf.data.ratings import Ratings
 from minicf.losses import SQUARED_ERROR, Loss
@@ -27,6 +29,9 @@ from minicf.tiles import Tiles
 
 if TYPE_CHECKING:
     from minicf.backends.base import Program
+
+_NORM_EPS = 1e-6
+"""In (G2), as in PyTorch."""
 
 _TILED_PER_CALL = 4 << 20
 """Ratings in tiles that a part holds: a tenth of a second, after which Ctrl-C is heard."""
@@ -47,12 +52,29 @@ class Gradient(Solver):
         A new order each epoch, a function of the seed and the epoch; False takes the rows as they stand. "tiles", for
         online SGD (``batch_size=1``), is an order in which threads can share the work (see `minicf.tiles`): the
         ratings are laid out once, an epoch shuffles the rounds, and the learning rate moves from round to round.
+    clip_value, clip_norm : float, optional
+        c in (G1) and in (G2): limits of each element of the gradient, and of its length over all weights.
+    lr_factors : dict of float by weight name, optional
+        (G3): multiples of the learning rate, which trainer and schedule go on moving; weights that it leaves out have
+        1, and 0 keeps a weight where it is.
+
+    Notes
+    -----
+    The gradient g of the loss over a batch, before weight decay:
+    (G1) g <- min(max(g, -c), c), each element (torch.nn.utils.clip_grad_value_).
+    (G2) g <- min(1, c / (|g| + 1e-6)) g, with |g| the root of the sum of squares of all elements of all weights
+    (torch.nn.utils.clip_grad_norm_; Pascanu, Mikolov and Bengio 2013). After (G1), where both are given.
+    (G3) lr_name = factor_name lr, in the step and in decoupled weight decay.
+    None of these has compiled kernels: with any of them every backend runs composed of array operations.
     """
 
     optimizer: Optimizer
     loss: Loss = SQUARED_ERROR
     batch_size: int = 64
     shuffle: bool | str = True
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    lr_factors: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.optimizer, Optimizer):
@@ -69,15 +91,33 @@ class Gradient(Solver):
         if shuffle == "tiles" and self.batch_size != 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be 1 for shuffle='tiles', which is online SGD")
 
+        for name in ("clip_value", "clip_norm"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, check_number(name, getattr(self, name), above=0.0))
+        if self.lr_factors is not None:
+            if not isinstance(self.lr_factors, Mapping):
+                raise ValueError(f"lr_factors is {self.lr_factors!r}; it must be a dict of numbers by weight name")
+            object.__setattr__(self, "lr_factors", check_decay("lr_factors", self.lr_factors))
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is asked for that compiled kernels would leave out: (G1), (G2), (G3), (U10)."""
+        clips = self.clip_value is not None or self.clip_norm is not None
+        return not (clips or self.lr_factors or getattr(self.optimizer, "amsgrad", False))
+
     @property
     def lr(self) -> float:
         """The optimizer's learning rate."""
         return self.optimizer.lr
 
     def check(self, model: Model) -> None:
-        names, decay = list(model.shapes(1, 1)), self.optimizer.weight_decay
-        if unknown := sorted(set(decay if isinstance(decay, Mapping) else ()) - set(names)):
-            raise ValueError(f"weight_decay names {unknown}; the model's weights are {names}")
+        names = list(model.shapes(1, 1))
+        for argument, value in (("weight_decay", self.optimizer.weight_decay), ("lr_factors", self.lr_factors)):
+            if unknown := sorted(set(value if isinstance(value, Mapping) else ()) - set(names)):
+                raise ValueError(f"{argument} names {unknown}; the model's weights are {names}")
 
     def init_state(self, w: Weights) -> Weights:
         return self.optimizer.init_state(w)
@@ -124,12 +164,27 @@ class Gradient(Solver):
                 if not np.isfinite(losses).all():
                     return Progress(total, n, i, float(rates[i]))
                 program.t = t
-                self.optimizer.step(
-                    program.w, grads, program.slots, t, float(rates[i]), program.counts(batch), batch.size
-                )
+                grads, rate = self._clipped(grads), self._rate(grads, float(rates[i]))
+                self.optimizer.step(program.w, grads, program.slots, t, rate, program.counts(batch), batch.size)
             total += losses * batch.size
             n += batch.size
         return Progress(total, n, steps)
+
+    def _clipped(self, grads: Weights) -> Weights:
+        """(G1), (G2)."""
+        if (c := self.clip_value) is not None:
+            grads = {name: namespace(g).minimum(namespace(g).maximum(g, -c), c) for name, g in grads.items()}  # (G1)
+        if (c := self.clip_norm) is not None:
+            # In float64: the squares of large float32 overflow, and a gradient divided by infinity would vanish.
+            square = sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values())
+            share = c / (math.sqrt(square) + _NORM_EPS)
+            if share < 1.0:
+                grads = {name: share * g for name, g in grads.items()}  # (G2)
+        return grads
+
+    def _rate(self, names: Iterable[str], lr: float) -> float | dict[str, float]:
+        """(G3)."""
+        return {name: lr * self.lr_factors.get(name, 1.0) for name in names} if self.lr_factors else lr
 
     def penalty(self, program: Program, counts: Mapping[str, np.ndarray]) -> float:
         """Return the function whose gradient the weight decay adds; see `Program.penalty`."""

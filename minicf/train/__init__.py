@@ -2,9 +2,10 @@
 
 from minicf.train.callbacks import Callback, Checkpoint, CSVLog, EarlyStopping, PrintEpochs
 from minicf.train.history import DivergenceError, History, LRFind
+from minicf.train.plateau import ReduceLROnPlateau
 from minicf.train.trainer import Trainer
 
 __all__ = [
     "CSVLog", "Callback", "Checkpoint", "DivergenceError", "EarlyStopping", "History", "LRFind", "PrintEpochs",
-    "Trainer",
+    "ReduceLROnPlateau", "Trainer",
 ]  # fmt: skip

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minicf import files
-from minicf.arguments import check_int, check_number
+from minicf.arguments import check_bool, check_int, check_number
 
 if TYPE_CHECKING:
     from minicf.train.trainer import Trainer
@@ -32,8 +34,17 @@ class Callback:
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Before the first epoch of a `fit`."""
 
+    def on_epoch_begin(self, trainer: Trainer) -> None:
+        """Before each epoch."""
+
+    def on_part_end(self, trainer: Trainer, n: int) -> None:
+        """After each part of an epoch, `n` examples: one or more batches, as many as the backend takes at a time."""
+
     def on_epoch_end(self, trainer: Trainer, row: Row) -> bool | None:
-        """After each epoch, with its row of the history. Returning True stops training."""
+        """After each epoch, with its row of the history. Returning True stops training; False and None do not.
+
+        Anything else is a TypeError: a number is no word to stop.
+        """
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """At the end of a `fit`, whatever ended it."""
@@ -81,18 +92,14 @@ class EarlyStopping(Callback):
         self._latest: Any = None
 
     def on_fit_begin(self, trainer: Trainer) -> None:
+        _check_validation(self.monitor, trainer)
         if self.stopped or (self._latest is not None and not _equal(_copy(trainer), self._best)):
             self._reset()
         elif self._latest is not None:
             trainer.program.load(*self._latest)
 
     def on_epoch_end(self, trainer: Trainer, row: Row) -> bool:
-        monitor = f"valid_{trainer.history.metric}" if self.monitor is None else self.monitor
-        if monitor not in row:
-            raise ValueError(f"monitor is {monitor!r}; it must be one of {list(row)}")
-        value = row[monitor]
-        if math.isnan(value):
-            raise ValueError(f"{monitor} is not known: early stopping needs fit(..., valid=ratings)")
+        value = _monitored(self.monitor, trainer, row)
         self.waited += 1
         if self._best is None or value < self.best - self.min_delta:
             self.best, self.best_epoch, self.waited = value, row["epoch"], 0
@@ -117,11 +124,16 @@ class EarlyStopping(Callback):
                     arrays |= {f"{slot}.{part}.{name}": value for name, value in values.items()}
         return header, arrays
 
+    def held(self) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+        """Return the pairs of weights and state that it holds."""
+        return [pair for pair in (self._best, self._latest) if pair is not None]
+
     def load_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         self._reset()
-        self.best = math.inf if header["best"] is None else float(header["best"])
-        self.best_epoch, self.waited = int(header["best_epoch"]), int(header["waited"])
-        self.stopped = bool(header["stopped"])
+        self.best = math.inf if header["best"] is None else check_number("best", header["best"])
+        self.best_epoch = check_int("best_epoch", header["best_epoch"], 0)
+        self.waited = check_int("waited", header["waited"], 0)
+        self.stopped = check_bool("stopped", header["stopped"])
         for slot in ("_best", "_latest"):
             own = files.section(arrays, slot)
             if own:
@@ -138,36 +150,117 @@ def _equal(a: tuple[dict[str, np.ndarray], ...], b: tuple[dict[str, np.ndarray],
     )
 
 
-class Checkpoint(Callback):
-    """Save the trainer, all that resuming needs, after every `every` epochs; each save replaces the last.
+def _monitored(monitor: str | None, trainer: Trainer, row: Row) -> float:
+    """Return the number to watch; the validation error by default."""
+    name = f"valid_{trainer.history.metric}" if monitor is None else monitor
+    if name not in row:
+        raise ValueError(f"monitor is {name!r}; it must be one of {list(row)}")
+    value = float(row[name])
+    if math.isnan(value):
+        raise ValueError(f"{name} is not known: watching it needs fit(..., valid=ratings)")
+    return value
 
-    `Trainer.load(path)` goes on from there. A crash at any moment leaves the last whole checkpoint.
+
+def _check_validation(monitor: str | None, trainer: Trainer) -> None:
+    """Refuse to watch a validation error that no epoch will have."""
+    names = {f"valid_{trainer.history.metric}{head}" for head in ("", *(f"_{head}" for head in trainer.model.heads))}
+    if not trainer.validates and (monitor is None or monitor in names):
+        name = f"valid_{trainer.history.metric}" if monitor is None else monitor
+        raise ValueError(f"{name} is not known: keeping the best, or early stopping needs fit(..., valid=ratings)")
+
+
+class Checkpoint(Callback):
+    """Save the trainer, all that resuming needs; `Trainer.load(path)` goes on from there.
+
+    A crash at any moment leaves the last whole checkpoint.
+
+    Parameters
+    ----------
+    path : path
+        Each save replaces the last, unless the name has ``{epoch}`` (or ``{epoch:03}``), the number of the epoch.
+    every : int
+        Save after every so many epochs.
+    best : bool
+        Of these, save those alone whose `monitor` is lower than at every save before.
+    monitor : str, optional
+        A column of the history; by default the validation error.
     """
 
-    def __init__(self, path: str | os.PathLike[str], every: int = 1) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], every: int = 1, best: bool = False, monitor: str | None = None
+    ) -> None:
         self.path, self.every = Path(path), check_int("every", every, 1)
+        self.best, self.monitor, self._lowest = check_bool("best", best), monitor, math.inf
+        if monitor is not None and not self.best:
+            raise ValueError(f"monitor is {monitor!r}; it goes with best=True")
+        self._path(0)
+
+    def _path(self, epoch: int) -> Path:
+        try:
+            name = re.sub(r"\{epoch(:[^{}]*)?\}", lambda found: format(epoch, (found[1] or ":")[1:]), self.path.name)
+        except ValueError as error:
+            raise ValueError(
+                f"path is {self.path}; {{epoch:…}} must have a format of whole numbers: {error}"
+            ) from error
+        return self.path.with_name(name) if name else self.path
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Refuse what cannot be written before the first epoch, not after it."""
-        files.check_folder(self.path)
+        files.check_writable(self._path(trainer.epoch + 1))
         trainer.described()
+        if self.best:
+            _check_validation(self.monitor, trainer)
 
     def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
-        if row["epoch"] % self.every == 0:
-            trainer.save(self.path)
+        if row["epoch"] % self.every:
+            return
+        before = self._lowest
+        if self.best:
+            self._lowest = min(before, _monitored(self.monitor, trainer, row))
+            if not self._lowest < before:
+                return
+        try:
+            trainer.save(self._path(row["epoch"]))
+        except BaseException:
+            self._lowest = before
+            raise
+
+    def state(self) -> State | None:
+        return ({"lowest": self._lowest}, {}) if self.best and self._lowest < math.inf else None
+
+    def load_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        if self.best:
+            self._lowest = check_number("lowest", header["lowest"])
 
 
 class CSVLog(Callback):
     """Append each epoch's row to a CSV file, with a header line if the file is new.
 
-    A file with other columns (that of a hybrid, say) is refused by a ValueError.
+    A run that goes on from a checkpoint takes back the rows of its epochs after that, which it does again. A file with
+    other columns (that of a hybrid, say) is refused by a ValueError.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
     def on_fit_begin(self, trainer: Trainer) -> None:
-        files.check_folder(self.path)
+        files.check_writable(self.path)
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"{self.path} is not a regular file; log to one")
+        if len(trainer.history) and self.path.exists():
+            self._take_back(trainer)
+
+    def _take_back(self, trainer: Trainer) -> None:
+        """Remove what a run logged that was killed before it could save, known by the row of the epoch before."""
+        text = io.StringIO(newline="")
+        csv.writer(text).writerow(trainer.history[-1].values())
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        last = text.getvalue().encode()
+        if last in lines:
+            kept = len(lines) - lines[::-1].index(last)
+            later = [line.split(b",")[0] for line in lines[kept:]]
+            if later and all(x.isdigit() and int(x) > trainer.epoch for x in later):
+                os.truncate(self.path, sum(map(len, lines[:kept])))
 
     def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
         new = not self.path.exists() or self.path.stat().st_size == 0

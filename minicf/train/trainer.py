@@ -26,9 +26,10 @@ from minicf.optim import Optimizer
 from minicf.schedules import Pace, Schedule
 from minicf.solvers import Gradient, Part, Solver
 from minicf.threads import limit_blas
-from minicf.train.callbacks import Callback, Checkpoint
+from minicf.train.callbacks import Callback, Checkpoint, EarlyStopping
 from minicf.train.console import Interruptible, progress_bar
 from minicf.train.history import DivergenceError, History, LRFind
+from minicf.train.restored import check_state, checked_rows
 
 log = logging.getLogger("minicf")
 
@@ -71,6 +72,8 @@ class Trainer:
         Of all calls of `fit`.
     weights : dict of arrays
         Copies of the present weights, by name.
+    validates : bool
+        Whether the running, or last, `fit` has validation ratings.
     users, items : Vocabulary or None
         The ids behind the rows of the tables, from the first table of ratings. Other tables must have the same.
 
@@ -118,6 +121,7 @@ class Trainer:
         self.n_threads = None if n_threads is None else check_int("n_threads", n_threads, 1)
         self.history = History(metric=self.solver.loss.metric)
         self.epoch = 0
+        self.validates = False
         self.users: Vocabulary | None = None
         self.items: Vocabulary | None = None
         self._backend = get_backend(backend)
@@ -297,19 +301,22 @@ class Trainer:
         data = solver.prepare(train)
         if valid is not None:
             solver.loss.check_targets(valid.rating)
+        self.validates = valid is not None
         self._pace.follow(schedule, epochs)
         counts = {"user": train.user_counts(), "item": train.item_counts()}
         # Checkpoints last, so that they hold what the other callbacks made of the epoch.
         self._callbacks = tuple(sorted(_listed(callbacks), key=lambda callback: isinstance(callback, Checkpoint)))
         self._resume_callbacks()
         metric = solver.loss.metric
-        with contextlib.ExitStack() as ends:  # each callback that began ends, whatever the others raise
-            ends.enter_context(limit_blas(self.n_threads))
+        # Each callback that began ends, whatever the others raise.
+        with limit_blas(self.n_threads), contextlib.ExitStack() as ends:
             for callback in self._callbacks:
                 _call(callback, "on_fit_begin", self)
                 ends.callback(_call, callback, "on_fit_end", self)
             with Interruptible() as interrupted, progress_bar(epochs * len(train), progress) as bar:
                 for _ in range(epochs):
+                    for callback in self._callbacks:
+                        _call(callback, "on_epoch_begin", self)
                     good: Any = program.snapshot()
                     row = self._train_epoch(program, solver, data, interrupted, bar, good)
                     if row is None:
@@ -322,7 +329,7 @@ class Trainer:
                     self._pace.epochs += 1
                     if not bar.disable:
                         bar.set_postfix_str(f"train {row[f'train_{metric}']:.4f} valid {row[f'valid_{metric}']:.4f}")
-                    stops = [_call(callback, "on_epoch_end", self, dict(row)) for callback in self._callbacks]
+                    stops = [_stops(callback, self, dict(row)) for callback in self._callbacks]
                     if any(stops) or interrupted.asked:
                         break
         if interrupted.asked:
@@ -347,6 +354,8 @@ class Trainer:
             if done.failed_rate is not None:
                 self._diverged(program, good, steps + 1, done.failed_rate, loss, n)
             bar.update(done.n)
+            for callback in self._callbacks:
+                _call(callback, "on_part_end", self, done.n)
             rate = float(np.ravel(part.rates)[-1]) if np.size(part.rates) else rate
             part = next(parts, None)
             if interrupted.asked and part is not None:
@@ -388,7 +397,10 @@ class Trainer:
         """After `load`: give callbacks of the first fit what the saved ones held."""
         for key, callback in _keyed(self._callbacks):
             if key in self._resumed:
-                callback.load_state(*self._resumed[key])
+                try:
+                    callback.load_state(*self._resumed[key])
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    raise files.FileError(f"the checkpoint holds no state of {key}: {error!r}; leave it out") from error
         self._resumed = {}
 
     # --- predicting ------------------------------------------------------------------------------------------
@@ -564,17 +576,29 @@ class Trainer:
             )
             if solver.lr is not None:
                 trainer.lr = header["lr"]
-            trainer.program.load(weights, files.section(arrays, "state"))
-            trainer.epoch = int(header["epoch"])
-            trainer.history.rows = list(header["history"])
-            trainer._fingerprints = {side: str(value) for side, value in header.get("ids", {}).items()}
+            state = files.section(arrays, "state")
+            check_state(state, trainer.program.state())
+            trainer.program.load(weights, state)
+            trainer.epoch = check_int("epoch", header["epoch"], 0)
+            trainer.history.rows = checked_rows(header["history"], trainer.epoch, trainer.history.metric)
+            trainer._fingerprints = dict(header.get("ids", {}))
+            for side, value in trainer._fingerprints.items():
+                if side not in ("user", "item") or not isinstance(value, str):
+                    raise ValueError(f"ids has {side!r}: {value!r}")
             if header["schedule"]:
                 config, epochs = header["schedule"]
                 trainer._pace.schedule = registry.from_config(config, Schedule, "schedule")
-                trainer._pace.epochs = int(epochs)
+                trainer._pace.epochs = check_int("epochs of the schedule", epochs, 0)
             trainer._resumed = {
-                key: (own, files.section(arrays, f"callback.{key}")) for key, own in header["callbacks"].items()
+                key: (dict(own), files.section(arrays, f"callback.{key}")) for key, own in header["callbacks"].items()
             }
+            for key, held in trainer._resumed.items():
+                if key.startswith("EarlyStopping"):
+                    stop = EarlyStopping()
+                    stop.load_state(*held)
+                    for best_weights, best_state in stop.held():
+                        check_state(best_weights, weights)
+                        check_state(best_state, state)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
             raise files.FileError(f"{path} is not a valid checkpoint: {error}") from error
         return trainer
@@ -626,7 +650,7 @@ def _dtype_name(dtype: Any) -> str:
 
 def _listed(callbacks: Any) -> list[Any]:
     """Return callbacks as a list; an object with none of their methods would be ignored in silence."""
-    methods = ("on_fit_begin", "on_epoch_end", "on_fit_end")
+    methods = ("on_fit_begin", "on_epoch_begin", "on_part_end", "on_epoch_end", "on_fit_end")
     if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks is {callbacks!r}; it must be a list of callbacks")
     listed = list(callbacks)
@@ -649,6 +673,17 @@ def _indices(name: str, values: Any, limit: int) -> np.ndarray:
 
 def _call(callback: Any, method: str, *arguments: Any) -> Any:
     return getattr(callback, method, lambda *_: None)(*arguments)
+
+
+def _stops(callback: Any, trainer: Trainer, row: dict[str, Any]) -> bool:
+    """Call a callback after an epoch. A number that it returns, a metric perhaps, is no word to stop."""
+    answer = _call(callback, "on_epoch_end", trainer, row)
+    if answer is None or isinstance(answer, bool | np.bool_):
+        return bool(answer)
+    raise TypeError(
+        f"on_epoch_end of {type(callback).__name__} returned {answer!r}; it must return True to stop training, else "
+        "False or nothing"
+    )
 
 
 def _keyed(callbacks: Iterable[Any]) -> Iterator[tuple[str, Callback]]:

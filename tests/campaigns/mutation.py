@@ -94,6 +94,10 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return namespace(p).concatenate([p, q], axis=1)",
     ): "both live on the same device",
     (
+        "optim.py", "arguments of xp.maximum swapped",
+        "v = xp.maximum(v - m * m, 0.0)  # (U14)",
+    ): "the larger of two is the larger of two",
+    (
         "backends/numba/loss.py", ">= -> >",
         "probability = (one if y >= 0 else e) / (one + e)",
     ): "at y = 0, e is one",

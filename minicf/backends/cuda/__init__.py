@@ -47,7 +47,10 @@ def fused(model: Model, solver: Solver | None, dtype: np.dtype) -> type[Program]
         float16 for another model.
     """
     known = solver is None or (
-        type(solver) is Gradient and type(solver.optimizer) in (SGD, Adam) and type(solver.loss) in device.LOSSES
+        type(solver) is Gradient
+        and solver.plain
+        and type(solver.optimizer) in (SGD, Adam)
+        and type(solver.loss) in device.LOSSES
     )
     dot = type(model) in (Dot, DotBias) and model.n_factors <= device.MAX_FACTORS  # type: ignore[attr-defined]
     if dtype == np.float16:

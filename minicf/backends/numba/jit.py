@@ -177,6 +177,8 @@ def _folder(cache_dir: str) -> Path | None:
             parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
             problem = _unsafe(folder.stat())
+            if problem is None and folder.lstat().st_uid != folder.stat().st_uid:
+                problem = "a link of another user"  # to any folder of ours, to be filled or swept
         except OSError as error:
             problem = error.strerror or str(error)
         if problem is not None:

@@ -569,7 +569,10 @@ def _fading(beta: float, n: np.ndarray) -> np.ndarray:
 def fused(model: Model, solver: Solver | None, dtype: np.dtype) -> type[base.Program] | None:
     """Choose the compiled program, for exactly the types that the kernels know; None if there is none."""
     known = solver is None or (
-        type(solver) is Gradient and type(solver.optimizer) in (SGD, Adam) and type(solver.loss) in LOSSES
+        type(solver) is Gradient
+        and solver.plain
+        and type(solver.optimizer) in (SGD, Adam)
+        and type(solver.loss) in LOSSES
     )
     return Program if known and _parts(model) is not None else None
 
