@@ -19,20 +19,22 @@ SIZES = {"user": 4, "item": 3}
 USER, ITEM = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 0, 1, 2])  # user 3 has no ratings
 
 
-def prior_draw(random: np.random.RandomState, k: int = 1, nu: float = 10.0) -> Chain:
+def prior_draw(
+    random: np.random.RandomState, k: int = 1, nu: float = 10.0, biases: bool = True, noise=("user", "item")
+) -> Chain:
     """Every unknown and the ratings, drawn from the top of (P0) down."""
-    d, index = k + 1, {"user": USER, "item": ITEM}
+    d, index = k + biases, {"user": USER, "item": ITEM}
     sides = {}
     for side, n in SIZES.items():
         features = Features.of(index[side], index[gibbs.other(side)], n, SIZES[gibbs.other(side)])
         lam, rho = random.gamma(1.0, size=d), random.gamma(1.0, size=d)
         mean = random.normal(size=d) / np.sqrt(lam)
         weights = random.normal(size=(SIZES[gibbs.other(side)], d)) / np.sqrt(rho)
-        noise = random.gamma(nu / 2, size=n) / (nu / 2)
-        made = Side(np.zeros((n, d)), mean, lam, noise, features, weights, rho)
+        a = random.gamma(nu / 2, size=n) / (nu / 2) if side in noise else np.ones(n)
+        made = Side(np.zeros((n, d)), mean, lam, a, features, weights, rho)
         made.x = made.prior_mean + random.normal(size=(n, d)) / np.sqrt(lam)
         sides[side] = made
-    chain = Chain(index, np.zeros(len(USER)), sides, random.gamma(1.0), nu)
+    chain = Chain(index, np.zeros(len(USER)), sides, random.gamma(1.0), nu, noise, biases)
     draw_ratings(chain, random)
     return chain
 
@@ -144,6 +146,14 @@ def test_the_joint_density_is_that_of_its_parts():
 def test_gamma_numbers(shape):
     drawn = rng.gamma(rng.key(1, rng.GIBBS), np.full(20_000, shape))
     assert stats.kstest(drawn, stats.gamma(shape).cdf).pvalue > 0.01  # of a fixed seed: no luck in it
+
+
+@pytest.mark.parametrize("noise", [(), ("user",), ("item",)])
+def test_conditionals_without_biases_and_with_noise_of_one_side(noise):
+    chain = prior_draw(np.random.RandomState(7), 2, biases=False, noise=noise)
+    # The noise of a side that has none of its own is no unknown, and not in the joint density.
+    left_out = {f"(P7) {side}" for side in SIZES} - {f"(P7) {side}" for side in noise}
+    assert set(wrong_conditionals(chain)) == left_out
 
 
 def wrong_scale() -> bool:
@@ -261,16 +271,24 @@ def test_the_sweep_leaves_the_joint_distribution_as_it_is():
     assert geweke(1500, 2) < LIMIT
 
 
+@pytest.mark.parametrize("noise", [(), ("user",), ("item",)])
+def test_the_sweep_leaves_rows_without_noise_of_their_own_alone(noise):
+    chain = prior_draw(np.random.RandomState(7), 2, biases=False, noise=noise)
+    before = {name: side.noise.copy() for name, side in chain.sides.items()}
+    gibbs.sweep(chain, 1, 0)
+    assert {name for name, side in chain.sides.items() if (side.noise != before[name]).any()} == set(noise)
+
+
 # --- the tests above are tested ---------------------------------------------------------------------------------------
 
 BY_DENSITY = {
     "no prior precision": ("a = np.diag(mine.precision) + ", "a = "),
-    "the other side's bias left in": ("(chain.rating[at] - w[:, 0])", "chain.rating[at]"),
+    "the other side's bias left in": ("(chain.rating[at] - c)", "chain.rating[at]"),
     "prior mean without precision": ("v = mine.precision * prior_mean", "v = prior_mean"),
     "prior mean without bag": ("return self.mean + self.features.product(self.weights, len(self.x))",
                                "return self.mean + 0 * self.x"),
-    "noise of the other side left out": ("mine.noise[row] * theirs.noise[rated]", "mine.noise[row] * np.ones(len(w))"),
-    "the bias multiplied": ("np.ones(len(w)), w[:, 1:]", "w[:, 0], w[:, 1:]"),
+    "noise of the other side left out": ("mine.noise[row] * theirs.noise[rated]", "mine.noise[row] * np.ones(len(h))"),
+    "the bias multiplied": ("np.ones(len(x)), x[:, 1:]", "x[:, 0], x[:, 1:]"),
     "m without its prior": ("n = len(side.x) + 1", "n = len(side.x)"),
     "m from rows with their bags": ("s = (side.x - side.features.product(side.weights, len(side.x)))", "s = side.x"),
     "precision without m": ("((residual**2).sum(axis=0) + side.mean**2)", "(residual**2).sum(axis=0)"),

@@ -2,7 +2,8 @@
 
 Ratings are standardized: less their mean, divided by their standard deviation. A row is x = [bias, factors], D = K + 1
 numbers, and h = [1, factors] is what the other side multiplies it with (Salakhutdinov and Mnih 2008; side information
-after Simm et al. 2015; noise by user and item is ours). The model, from the data down:
+after Simm et al. 2015; noise by user and item is ours). Without biases (`Dot`) x = h = factors and c = 0. The model,
+from the data down:
 
     (P0)  r_ui ~ N(x_u . h_i + c_i, 1 / (alpha a_u g_i)),   x_u . h_i + c_i = b_u + c_i + p_u . q_i
           x_u = m + sum_j F_uj Y_j + N(0, diag(lam)^-1),    m_k ~ N(0, 1/lam_k),   lam_k ~ Gamma(1, 1)
@@ -88,7 +89,11 @@ class Chain:
     sides: dict[str, Side]
     alpha: float = 1.0
     nu: float = 10.0
-    """How alike the noise of rows is held; infinite for one noise for all."""
+    """How alike the noise of rows is held."""
+    noise: tuple[str, ...] = ("user", "item")
+    """Sides whose rows have a noise of their own; a_u = 1 on others."""
+    biases: bool = True
+    """Whether column 0 is a bias."""
     ratings_of: dict[str, Bags] = field(init=False)
     """Positions of the ratings of each row, by side."""
 
@@ -101,7 +106,14 @@ class Chain:
     def predict(self) -> np.ndarray:
         """Compute the mean of each rating, b + c + p . q, given all unknowns."""
         x, w = (self.sides[side].x[rows] for side, rows in self.index.items())
-        return x[:, 0] + w[:, 0] + (x[:, 1:] * w[:, 1:]).sum(axis=1)
+        h, c = self.split(w)
+        return (x * h).sum(axis=1) + c
+
+    def split(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return h and c of rows: what the other side is multiplied with, and what is added."""
+        if not self.biases:
+            return x, np.zeros(len(x))
+        return np.column_stack([np.ones(len(x)), x[:, 1:]]), x[:, 0]
 
     def rating_precision(self) -> np.ndarray:
         """Return alpha a_u g_i of each rating."""
@@ -129,11 +141,10 @@ def row_conditional(chain: Chain, side: str, row: int, prior_mean: np.ndarray) -
     ratings = chain.ratings_of[side]
     at = ratings.index[ratings.start[row] : ratings.start[row + 1]]
     rated = chain.index[other(side)][at]
-    w = theirs.x[rated]
-    h = np.column_stack([np.ones(len(w)), w[:, 1:]])
+    h, c = chain.split(theirs.x[rated])
     weight = chain.alpha * mine.noise[row] * theirs.noise[rated]
     a = np.diag(mine.precision) + (h.T * weight) @ h
-    v = mine.precision * prior_mean + h.T @ (weight * (chain.rating[at] - w[:, 0]))
+    v = mine.precision * prior_mean + h.T @ (weight * (chain.rating[at] - c))
     return a, v
 
 
@@ -260,9 +271,8 @@ def sweep(chain: Chain, seed: int, number: int) -> dict[str, np.ndarray]:
             side.weight_precision = gamma(key(FEATURE_PRECISIONS, name), weight_precision_conditional(side))
     shape, rate = alpha_conditional(chain)
     chain.alpha = float(rng.gamma(key(SHARED_NOISE), np.array([shape]))[0] / rate)
-    if np.isfinite(chain.nu):
-        for name, side in chain.sides.items():
-            side.noise = gamma(key(NOISE, name), noise_conditional(chain, name))
+    for name in chain.noise:
+        chain.sides[name].noise = gamma(key(NOISE, name), noise_conditional(chain, name))
     return means
 
 
@@ -282,13 +292,13 @@ def log_joint(chain: Chain) -> float:
     precision = chain.rating_precision()
     total = 0.5 * np.log(precision).sum() - 0.5 * (precision * (chain.rating - chain.predict()) ** 2).sum()
     total -= chain.alpha
-    for side in chain.sides.values():
+    for name, side in chain.sides.items():
         n, (j, _) = len(side.x), side.weights.shape
         total += 0.5 * n * np.log(side.precision).sum()
         total -= 0.5 * (side.precision * (side.x - side.prior_mean) ** 2).sum()
         total += (0.5 * np.log(side.precision) - 0.5 * side.precision * side.mean**2 - side.precision).sum()
         total += 0.5 * j * np.log(side.weight_precision).sum()
         total -= 0.5 * (side.weight_precision * side.weights**2).sum() + side.weight_precision.sum()
-        if np.isfinite(chain.nu):
+        if name in chain.noise:
             total += ((0.5 * chain.nu - 1.0) * np.log(side.noise) - 0.5 * chain.nu * side.noise).sum()
     return float(total)
