@@ -15,7 +15,7 @@ import numpy as np
 from minicf import rng
 from minicf.backends import base
 from minicf.backends.numba.jit import kernel
-from minicf.backends.numba.normals import BLOCK, fill_normals
+from minicf.backends.numba.normals import gamma, normals_kernel
 from minicf.backends.numba.passes import aligned
 from minicf.backends.numba.rows import rows_kernel
 from minicf.backends.numba.vectors import atomic_add, count_lanes, horizontal_sum, load, store, zero_vector
@@ -49,18 +49,6 @@ def product_kernel(start, feature, value, weights, out, x, sums, shared):
                 residual = np.float64(x[row, k] - out[row, k])
                 sums[chunk, 0, k] += residual
                 sums[chunk, 1, k] += residual * residual
-
-
-@kernel
-def normals_kernel(key, out, shared):
-    """Fill `out` with ``rng.normal(key, len(out))``."""
-    bits, turn = np.empty(BLOCK, np.uint64), np.empty(BLOCK)
-    while True:
-        first = atomic_add(shared, 0, 1) * 16 * BLOCK
-        if first >= len(out):
-            break
-        for at in range(first, min(len(out), first + 16 * BLOCK), BLOCK):
-            fill_normals(key, len(out), at, out[at : min(at + BLOCK, len(out))], bits, turn)
 
 
 @kernel
@@ -187,13 +175,12 @@ class GibbsProgram(base.Program):
         self.n_threads: int = count_threads(self.n_threads)
         self._tables = {}
         d = self.slots["x.user"].shape[2]
-        line = 64 // self.dtype.itemsize
+        line = 64 // self.dtype.itemsize  # rows begin at a cache line
         self._width = -(-d // line) * line
-        for name in ("x", "weights"):
-            for side in SIDES:
-                chains, rows, _ = self.slots[f"{name}.{side}"].shape
-                tables = [aligned((rows, self._width), self.dtype) for _ in range(chains)]
-                self._tables[f"{name}.{side}"] = tables
+        for name in (f"{name}.{side}" for name in ("x", "weights") for side in SIDES):
+            chains, rows, _ = self.slots[name].shape
+            tables = aligned((chains * rows, self._width), self.dtype).reshape(chains, rows, self._width)
+            self._tables[name], self.slots[name] = tables, tables[:, :, :d]
         self._own = [
             {
                 f"{name}.{side}": aligned((len(self._tables[f"x.{side}"][0]), self._width), self.dtype)
@@ -240,10 +227,7 @@ class GibbsProgram(base.Program):
         d, width = self.slots["x.user"].shape[2], self._width
         biases = "user_bias" in self.w
         state = {name: value[c] for name, value in self.slots.items() if name != "scale"}
-        table: dict[str, np.ndarray] = {}
-        for name in self._tables:
-            table[name] = self._tables[name][c]
-            table[name][:, :d] = state[name]
+        table = {name: value[c] for name, value in self._tables.items()}
 
         def key(purpose: int, side: str = "user") -> int:
             return rng.key(seed, rng.GIBBS, 2 * purpose + (side == "item"), number)
@@ -268,9 +252,7 @@ class GibbsProgram(base.Program):
             # The sum of (x - F Y - m)^2, multiplied out.
             rate = 1.0 + 0.5 * (q - 2.0 * mean * s + n * mean**2 + mean**2)
             state[f"mean.{side}"][:] = mean
-            precision[:] = gibbs.gamma(
-                key(gibbs.PRECISIONS, side), (np.full(d, 1.0 + 0.5 * (n + 1)), rate)
-            )  # (P3)
+            precision[:] = gamma(key(gibbs.PRECISIONS, side), np.full(d, 1.0 + 0.5 * (n + 1)), rate)  # (P3)
             means[side] = padded(mean)
         for side, other in zip(SIDES, SIDES[::-1], strict=True):
             together(
@@ -287,19 +269,16 @@ class GibbsProgram(base.Program):
             errors_kernel, biases, sides["user"].start, sides["user"].other, sides["user"].rating, table["x.user"],
             table["x.item"], g, squares, sums["user"],
         )  # fmt: skip
-        shape, rate = 1.0 + 0.5 * len(squares), 1.0 + 0.5 * float((a * sums["user"]).sum())
-        alpha = float(rng.gamma(key(gibbs.SHARED_NOISE), np.array([shape]))[0] / rate)  # (P6)
+        shape, rate = np.array([[1.0 + 0.5 * len(squares)], [1.0 + 0.5 * float((a * sums["user"]).sum())]])
+        alpha = float(gamma(key(gibbs.SHARED_NOISE), shape, rate)[0])  # (P6)
         self.slots["alpha"][c] = alpha
         for side in solver.sides(solver.noise):
             if side == "item":
                 layout = sides["item"]
                 together(sums_kernel, layout.start, layout.other, layout.place, a, squares, sums["item"])
             nu = solver.nu
-            state[f"noise.{side}"][:] = gibbs.gamma(
-                key(gibbs.NOISE, side), (0.5 * (nu + sides[side].counts), 0.5 * (nu + alpha * sums[side]))
-            )  # (P7)
-        for name in table:
-            state[name][...] = table[name][:, :d]
+            shape, rate = 0.5 * (nu + sides[side].counts), 0.5 * (nu + alpha * sums[side])
+            state[f"noise.{side}"][:] = gamma(key(gibbs.NOISE, side), shape, rate)  # (P7)
         return float(squares.sum(dtype=np.float64))
 
     def _draw_features(self, table: Any, own: Any, state: Any, means: Any, key: Any, n_threads: int) -> None:
@@ -333,4 +312,4 @@ class GibbsProgram(base.Program):
             if len(weights):
                 rate = 1.0 + 0.5 * np.einsum("jk,jk->k", weights, weights, dtype=np.float64)
                 shape = np.full(d, 1.0 + 0.5 * len(weights))
-                state[f"weight_precision.{side}"][:] = gibbs.gamma(key(gibbs.FEATURE_PRECISIONS, side), (shape, rate))
+                state[f"weight_precision.{side}"][:] = gamma(key(gibbs.FEATURE_PRECISIONS, side), shape, rate)

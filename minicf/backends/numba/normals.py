@@ -1,4 +1,4 @@
-"""Normal random numbers by counter, eight at a time: those of `rng.normal` up to rounding.
+"""Normal and Gamma random numbers by counter: those of `rng.normal` and `rng.gamma` up to rounding.
 
 Box and Muller's transform takes a logarithm and a cosine, which NumPy and LLVM compute one at a time. Here they are
 polynomials without branches, which the compiler turns into vectors. Both are those of fdlibm (Sun Microsystems 1993):
@@ -15,8 +15,10 @@ import math
 
 import numpy as np
 
-from minicf.backends.numba.jit import inline
+from minicf import rng
+from minicf.backends.numba.jit import inline, kernel
 from minicf.backends.numba.passes import GOLDEN, mix
+from minicf.backends.numba.vectors import atomic_add
 
 _ROOT_HALF = np.int64(0x3FE6A09E667F3BCD)
 _LOG2 = math.log(2.0)
@@ -75,3 +77,61 @@ def fill_normals(key, n, start, out, bits, turn):
         value = sine if (quadrant & np.int64(1)) == np.int64(1) else cosine
         value = -value if quadrant == np.int64(1) or quadrant == np.int64(2) else value
         out[j] = math.sqrt(max(-2.0 * log, 0.0)) * value
+
+
+@kernel
+def normals_kernel(key, out, shared):
+    """Fill `out` with ``rng.normal(key, len(out))``; threads take pieces from `shared`."""
+    bits, turn = np.empty(BLOCK, np.uint64), np.empty(BLOCK)
+    while True:
+        first = atomic_add(shared, 0, 16 * BLOCK)
+        if first >= len(out):
+            break
+        for at in range(first, min(len(out), first + 16 * BLOCK), BLOCK):
+            fill_normals(key, len(out), at, out[at : min(at + BLOCK, len(out))], bits, turn)
+
+
+_GIBBS = np.uint64(rng.GIBBS)
+
+
+@inline
+def trial_key(key, trial, which):
+    """Compute ``rng.key(key, rng.GIBBS, trial, which)``."""
+    key = mix(mix(key) + _GIBBS * GOLDEN + GOLDEN)
+    key = mix(key + np.uint64(trial) * GOLDEN + GOLDEN)
+    return mix(key + np.uint64(which) * GOLDEN + GOLDEN)
+
+
+@kernel
+def _gamma_kernel(key, shape, rate, out):
+    n = len(out)
+    first_z, first_u = trial_key(key, 0, 0), trial_key(key, 0, 1)
+    z, bits, turn = np.empty(BLOCK), np.empty(BLOCK, np.uint64), np.empty(BLOCK)
+    for start in range(0, n, BLOCK):
+        count = min(BLOCK, n - start)
+        fill_normals(first_z, n, start, z[:count], bits, turn)
+        for j in range(count):
+            at, trial, normal, of_u = start + j, 0, z[j], first_u
+            d = shape[at] - 1.0 / 3.0
+            while True:
+                u = np.float64(np.int64(mix(of_u + np.uint64(at + 1) * GOLDEN) >> np.uint64(11))) * 2.0**-53
+                v = 1.0 + normal / math.sqrt(9.0 * d)
+                v = v * v * v
+                square = normal * normal
+                # What the first accepts the second would: no logarithm for most.
+                if u < 1.0 - 0.0331 * square * square or (
+                    v > 0.0 and math.log(u) < 0.5 * square + d * (1.0 - v + math.log(v))
+                ):
+                    break
+                trial += 1
+                of_u = trial_key(key, trial, 1)
+                fill_normals(trial_key(key, trial, 0), n, at, z[j : j + 1], bits, turn)
+                normal = z[j]
+            out[at] = d * v / rate[at]
+
+
+def gamma(stream_key: int, shape: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """Draw the numbers of `rng.gamma`, divided by their rates."""
+    out = np.empty(len(shape))
+    _gamma_kernel(np.uint64(stream_key), shape, rate, out)
+    return out
