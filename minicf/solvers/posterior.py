@@ -151,8 +151,10 @@ class Posterior:
 
         def columns(side: str, rows: slice) -> np.ndarray:
             """Rows of A or B."""
-            x = self.samples[side][:, rows, first:].astype(np.float64) - centers[side][:, None]
-            return x.transpose(1, 0, 2).reshape(x.shape[1], -1) / np.sqrt(n)
+            x = self.samples[side][:, rows, first:].transpose(1, 2, 0).astype(np.float64)
+            x -= centers[side].T
+            x /= np.sqrt(n)
+            return x.reshape(len(x), -1)
 
         biases = {}
         for side, other in zip(SIDES, SIDES[::-1], strict=True):
