@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -28,7 +28,8 @@ _CHAIN = 2 * gibbs.SHARED_NOISE + 2
 """The stream of the chains' own seeds, behind those of a sweep."""
 
 
-class Table(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Table:
     """Hold the ratings of a training, and the features of each side."""
 
     index: dict[str, np.ndarray]

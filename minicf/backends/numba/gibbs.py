@@ -7,113 +7,20 @@ on the number of threads. Vectors of a few numbers, (P2), (P3), (P5), (P6), and 
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minicf import rng
 from minicf.backends import base
-from minicf.backends.numba.jit import kernel
 from minicf.backends.numba.normals import gamma, normals_kernel
 from minicf.backends.numba.passes import aligned
 from minicf.backends.numba.rows import rows_kernel
-from minicf.backends.numba.vectors import atomic_add, count_lanes, horizontal_sum, load, store, zero_vector
+from minicf.backends.numba.sweeps import CHUNK, errors_kernel, features_kernel, product_kernel, sums_kernel
 from minicf.models import Weights
 from minicf.solvers import Part, Progress, gibbs
 from minicf.solvers.sampler import SIDES, Gibbs, Table
 from minicf.threads import count_threads, share
-
-_CHUNK = 256
-"""Rows that a thread takes in one go, and that are summed in float64 before they are added up."""
-
-
-# --- kernels ----------------------------------------------------------------------------------------------------------
-
-
-@kernel
-def product_kernel(start, feature, value, weights, out, x, sums, shared):
-    """Fill `out` with F Y, and each chunk's part of `sums` (chunks, 2, W) with the sums of x - F Y and of its squares."""
-    n, lanes, width = len(start) - 1, count_lanes(out), out.shape[1]
-    while True:
-        chunk = atomic_add(shared, 0, 1)
-        if chunk * _CHUNK >= n:
-            break
-        for row in range(chunk * _CHUNK, min(n, (chunk + 1) * _CHUNK)):
-            for k in range(0, width, lanes):
-                total = zero_vector(out)
-                for s in range(start[row], start[row + 1]):
-                    total = total + load(weights, feature[s], k) * value[s]
-                store(out, row, k, total)
-            for k in range(width):
-                residual = np.float64(x[row, k] - out[row, k])
-                sums[chunk, 0, k] += residual
-                sums[chunk, 1, k] += residual * residual
-
-
-@kernel
-def features_kernel(start, row, value, squares, x, base, mean, residual, weights, precision, own, z, k):
-    """Draw one vector of columns of all features by (P4), from column k on; z (features, D) are normal numbers."""
-    lanes, d = count_lanes(x), z.shape[1]
-    total = np.zeros((2, lanes), x.dtype)
-    for u in range(len(x)):
-        store(residual, u, k, load(x, u, k) - load(base, u, k) - load(mean, 0, k))
-    for j in range(len(start) - 1):
-        sum_ = zero_vector(x)
-        for s in range(start[j], start[j + 1]):
-            sum_ = sum_ + load(residual, row[s], k) * value[s]
-        store(total, 0, 0, sum_)
-        for c in range(min(lanes, d - k)):
-            t = own[k + c] + precision[k + c] * squares[j]
-            old = weights[j, k + c]
-            new = precision[k + c] * (total[0, c] + squares[j] * old) / t + z[j, k + c] / math.sqrt(t)
-            weights[j, k + c] = new
-            total[1, c] = old - weights[j, k + c]
-        change = load(total, 1, 0)
-        for s in range(start[j], start[j + 1]):
-            store(residual, row[s], k, load(residual, row[s], k) + change * value[s])
-
-
-@kernel
-def errors_kernel(biases, start, other, rating, x, w, theirs, squares, sums, shared):
-    """Fill `squares` (n,) with the ratings' squared errors, and `sums` (rows,) with those times the items' noise."""
-    n, lanes, width = len(start) - 1, count_lanes(x), x.shape[1]
-    while True:
-        chunk = atomic_add(shared, 0, 1)
-        if chunk * _CHUNK >= n:
-            break
-        for u in range(chunk * _CHUNK, min(n, (chunk + 1) * _CHUNK)):
-            total = 0.0
-            for s in range(start[u], start[u + 1]):
-                i = other[s]
-                score = zero_vector(x)
-                for k in range(0, width, lanes):
-                    score = score + load(x, u, k) * load(w, i, k)
-                y = horizontal_sum(score)
-                if biases:  # the product of the biases has to go, their sum to come
-                    y += x[u, 0] + w[i, 0] - x[u, 0] * w[i, 0]
-                error = rating[s] - y
-                squares[s] = error * error
-                total += theirs[i] * squares[s]
-            sums[u] = total
-
-
-@kernel
-def sums_kernel(start, other, place, theirs, squares, sums, shared):
-    """Fill `sums` (rows,) with the squared errors of each row's ratings times the noise of the other side."""
-    n = len(start) - 1
-    while True:
-        chunk = atomic_add(shared, 0, 1)
-        if chunk * _CHUNK >= n:
-            break
-        for i in range(chunk * _CHUNK, min(n, (chunk + 1) * _CHUNK)):
-            total = 0.0
-            for s in range(start[i], start[i + 1]):
-                total += theirs[other[s]] * squares[place[s]]
-            sums[i] = total
-
-
-# --- the program ------------------------------------------------------------------------------------------------------
 
 
 class Layout(NamedTuple):
@@ -244,9 +151,9 @@ class GibbsProgram(base.Program):
         means = {}
         for side in SIDES:
             x, n = table[f"x.{side}"], state[f"x.{side}"].shape[0]
-            sums = np.zeros((-(-n // _CHUNK), 2, width))
-            together(product_kernel, *sides[side].by_row, table[f"weights.{side}"], own[f"base.{side}"], x, sums)
-            s, q = sums.sum(axis=0)[:, :d]
+            parts = np.zeros((-(-n // CHUNK), 2, width))
+            together(product_kernel, *sides[side].by_row, table[f"weights.{side}"], own[f"base.{side}"], x, parts)
+            s, q = parts.sum(axis=0)[:, :d]
             precision = state[f"precision.{side}"]
             mean = gibbs.normal(key(gibbs.MEANS, side), (s / (n + 1), 1.0 / (precision * (n + 1))))  # (P2)
             # The sum of (x - F Y - m)^2, multiplied out.
@@ -256,12 +163,12 @@ class GibbsProgram(base.Program):
             means[side] = padded(mean)
         for side, other in zip(SIDES, SIDES[::-1], strict=True):
             together(
-                rows_kernel(d, width, biases), sides[side].start, sides[side].other, sides[side].rating,
+                rows_kernel(width, biases), d, sides[side].start, sides[side].other, sides[side].rating,
                 state[f"noise.{side}"], state[f"noise.{other}"], float(state["alpha"]), table[f"x.{other}"],
                 own[f"base.{side}"], means[side][0], padded(state[f"precision.{side}"])[0], table[f"x.{side}"],
                 np.uint64(key(gibbs.ROWS, side)),
             )  # fmt: skip
-        self._draw_features(table, own, state, means, key, n_threads)
+        self._draw_features(table, own, state, means, key, together, n_threads)
         squares = np.empty(len(sides["user"].rating), self.dtype)
         sums = {side: np.empty(len(state[f"noise.{side}"])) for side in SIDES}
         a, g = state["noise.user"], state["noise.item"]
@@ -281,25 +188,24 @@ class GibbsProgram(base.Program):
             state[f"noise.{side}"][:] = gamma(key(gibbs.NOISE, side), shape, rate)  # (P7)
         return float(squares.sum(dtype=np.float64))
 
-    def _draw_features(self, table: Any, own: Any, state: Any, means: Any, key: Any, n_threads: int) -> None:
+    def _draw_features(
+        self, table: Any, own: Any, state: Any, means: Any, key: Any, together: Any, n_threads: int
+    ) -> None:
         """Draw the weights of features by (P4), both sides and their columns at once, and their precisions by (P5)."""
         d = state["x.user"].shape[1]
-        tasks = []
+        tasks: list[Any] = []
         for side in SIDES:
             layout, n = self._layout[1][side], len(table[f"weights.{side}"])
             if not n:
                 continue
-            z, shared = np.empty(n * d), np.zeros(1, np.int64)
-            arguments = np.uint64(key(gibbs.FEATURES, side)), z, shared
-            share(lambda arguments=arguments: normals_kernel(*arguments), n_threads)
-            for k in range(0, self._width, 64 // self.dtype.itemsize):
-                tasks.append(
-                    (
-                        *layout.by_column, table[f"x.{side}"], own[f"base.{side}"], means[side], own[f"residual.{side}"],
-                        table[f"weights.{side}"], state[f"precision.{side}"], state[f"weight_precision.{side}"],
-                        z.reshape(n, d), k,
-                    )  # fmt: skip
-                )
+            z = np.empty(n * d)
+            together(normals_kernel, np.uint64(key(gibbs.FEATURES, side)), z)
+            arguments = (
+                *layout.by_column, table[f"x.{side}"], own[f"base.{side}"], means[side], own[f"residual.{side}"],
+                table[f"weights.{side}"], state[f"precision.{side}"], state[f"weight_precision.{side}"],
+                z.reshape(n, d),
+            )  # fmt: skip
+            tasks += [(*arguments, k) for k in range(0, self._width, 64 // self.dtype.itemsize)]
         left = iter(tasks)
 
         def work() -> None:

@@ -3,7 +3,8 @@
 Box and Muller's transform takes a logarithm and a cosine, which NumPy and LLVM compute one at a time. Here they are
 polynomials without branches, which the compiler turns into vectors. Both are those of fdlibm (Sun Microsystems 1993):
 
-    log v = e log 2 + log m,   v = 2^e m,  m in [2^-1/2, 2^1/2),  f = m - 1,  s = f / (2 + f),  log m = f - s (f - R(s^2))
+    log v = e log 2 + log m,  v = 2^e m,  m in [2^-1/2, 2^1/2),  f = m - 1,  s = f / (2 + f),
+                              log m = f - s (f - R(s^2))
     cos 2 pi u:   4 u = k + t,  t in [-1/2, 1/2]: a cosine or a sine of t pi/2, by k mod 4
 
 rng.normal rounds 2 pi u before it takes the cosine, these do not: results differ by some 1e-15.
