@@ -102,6 +102,29 @@ def normal(stream_key: int, n: int, mean: float = 0.0, std: float = 1.0) -> np.n
     return out
 
 
+def gamma(stream_key: int, shape: np.ndarray) -> np.ndarray:
+    """Draw a Gamma float64 number of rate 1 for each shape, all at least 1.
+
+    By Marsaglia and Tsang (2000): with d = shape - 1/3, c = (9 d)^-1/2, z normal and u uniform, d (1 + c z)^3 is taken
+    where log u < z^2/2 + d - d v + d log v with v = (1 + c z)^3 > 0: at least 95 of 100 are. What is left tries again.
+    """
+    shape = np.asarray(shape, np.float64)
+    if not (shape >= 1.0).all():
+        raise ValueError(f"shape is {float(shape.min())}; it must be at least 1")
+    d = shape - 1.0 / 3.0
+    out, left, trial = np.empty(len(d)), np.arange(len(d)), 0
+    while len(left):
+        # A trial draws for all, so that a number does not depend on how many trials the others needed.
+        z = normal(key(stream_key, GIBBS, trial, 0), len(d))[left]
+        u = uniform(key(stream_key, GIBBS, trial, 1), len(d))[left]
+        v = (1.0 + z / np.sqrt(9.0 * d[left])) ** 3
+        with np.errstate(divide="ignore", invalid="ignore"):  # u = 0 is taken, v < 0 is not
+            taken = np.log(u) < 0.5 * z * z + d[left] * (1.0 - v + np.log(v))
+        out[left[taken]] = d[left[taken]] * v[taken]
+        left, trial = left[~taken], trial + 1
+    return out
+
+
 def _uniform(stream_key: int, start: int, stop: int) -> np.ndarray:
     z = bits(stream_key, np.arange(start, stop, dtype=np.uint64))
     z >>= np.uint64(11)

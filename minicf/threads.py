@@ -37,6 +37,37 @@ def count_threads(n_threads: int | None = None) -> int:
     return min(threads, _MOST)
 
 
+def share(work: Any, n_threads: int, before: Any = None) -> None:
+    """Call ``work()`` in this thread, after ``before()``, and at once in each of ``n_threads - 1`` others.
+
+    Compiled code runs without the interpreter's lock, so plain threads suffice; each takes the next part of the work.
+    They live as long as the call: there is no pool that spins beside other work, or that a fork would find dead.
+    An exception of one of them is raised here, after all have ended: none goes on writing behind the caller's back.
+    """
+    raised: list[BaseException] = []
+
+    def watched() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    others = []
+    try:
+        for _ in range(n_threads - 1):
+            thread = threading.Thread(target=watched)
+            thread.start()
+            others.append(thread)
+        if before is not None:
+            before()
+        work()
+    finally:
+        for thread in others:
+            thread.join()
+    if raised:
+        raise raised[0]
+
+
 # --- BLAS -------------------------------------------------------------------------------------------------------------
 
 _lock = threading.RLock()  # the garbage collector may end a limit in a thread that is amid setting one

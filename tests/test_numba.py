@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minicf import Cosine, Ratings, Trainer, load_movielens, rng
+from minicf import Cosine, Ratings, Trainer, load_movielens, rng, threads
 from minicf.backends import backend, base, get_backend
 from minicf.backends import numpy as plain
 from minicf.backends.numba import adam, epoch, loss, sgd
@@ -680,13 +680,13 @@ def test_no_more_threads_than_asked_for():
         seen.append(threading.current_thread())
         together.wait()
 
-    numba_program._share(work, 3, lambda: seen.append("before"))
+    threads.share(work, 3, lambda: seen.append("before"))
     assert len(seen) == 4
     assert len(set(seen)) == 4
     assert threading.current_thread() in seen
     assert seen.index("before") < seen.index(threading.current_thread())
     seen.clear()
-    numba_program._share(lambda: seen.append(threading.current_thread()), 1)
+    threads.share(lambda: seen.append(threading.current_thread()), 1)
     assert seen == [threading.current_thread()]
 
 

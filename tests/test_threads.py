@@ -295,7 +295,7 @@ def test_what_a_thread_raises_is_raised_after_all_have_ended():
             raise MemoryError("in a thread")
 
     with pytest.raises(MemoryError, match="in a thread"):
-        numba_program._share(in_another, 4)
+        limits.share(in_another, 4)
     assert ended == ["here"]
 
     def in_this_one() -> None:
@@ -306,7 +306,7 @@ def test_what_a_thread_raises_is_raised_after_all_have_ended():
 
     ended.clear()
     with pytest.raises(KeyboardInterrupt):
-        numba_program._share(in_this_one, 4)
+        limits.share(in_this_one, 4)
     assert ended == ["there"] * 3
 
 

@@ -43,7 +43,7 @@ class State:
         check_shapes(arrays)
         self.t = int(state["step"])
         for _, own, given in arrays:
-            own[...] = self.xp.asarray(given, dtype=self.dtype)
+            own[...] = self.xp.asarray(given, dtype=own.dtype)
 
     def snapshot(self) -> Any:
         """Return a copy of weights and state for `restore`, kept where the program finds it cheapest."""

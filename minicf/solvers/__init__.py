@@ -2,5 +2,7 @@
 
 from minicf.solvers.base import Part, Progress, Solver
 from minicf.solvers.gradient import Gradient, loss_and_gradients
+from minicf.solvers.posterior import Posterior
+from minicf.solvers.sampler import Gibbs
 
-__all__ = ["Gradient", "Part", "Progress", "Solver", "loss_and_gradients"]
+__all__ = ["Gibbs", "Gradient", "Part", "Posterior", "Progress", "Solver", "loss_and_gradients"]

@@ -9,7 +9,11 @@ Every number equals the reference's (`base.py`) up to rounding.
     nets      dropout and dense layers
     sgd       idle steps of SGD as products of matrices (C1, C2)
     adam      idle steps of Adam in closed form (C3 … C5), or replayed
-    passes    random numbers and sums over whole tables
+    gibbs     sweeps of Gibbs sampling
+    rows      draws of rows, 16 Cholesky factorizations at once
+    sweeps    the other kernels of a sweep
+    normals   normal and Gamma numbers by counter
+    passes    tables, and random numbers and sums over whole ones
     top       the best n of each row
     vectors   operations that Numba lacks: vectors, denormal numbers, threads, caches
     jit       decorators; compiled code on disk

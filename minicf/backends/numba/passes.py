@@ -1,4 +1,4 @@
-"""Random numbers and sums over whole tables, where NumPy would take as long as a small epoch."""
+"""Tables, and random numbers and sums over whole tables, where NumPy would take as long as a small epoch."""
 
 from __future__ import annotations
 
@@ -51,3 +51,11 @@ def _squares(table, n_factors, column, counts, weighted):
 
 
 squares = cached_njit(_squares, **STRICT, fastmath={"reassoc", "contract", "nsz"})
+
+
+def aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """Allocate zeros that start at a cache line."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -18,16 +17,18 @@ from minicf.backends.backend import Backend, composes
 from minicf.backends.numba import loss, passes, top
 from minicf.backends.numba.adam import TERMS, TOLERANCE, AdamTables, moment_tables
 from minicf.backends.numba.epoch import Heads, Side, epoch_kernel, predict_kernel, replay_kernel
+from minicf.backends.numba.gibbs import GibbsProgram
 from minicf.backends.numba.jit import config
 from minicf.backends.numba.nets import Nets
+from minicf.backends.numba.passes import aligned
 from minicf.backends.numba.sgd import SGDTables, power_table, range_table
 from minicf.backends.numba.tiles import tile_kernel
 from minicf.data.bags import Batch
 from minicf.losses import SQUARED_ERROR, Logistic, Loss, SquaredError
 from minicf.models import Dot, DotBias, Hybrid, Model, Net, Weights
 from minicf.optim import SGD, Adam, Optimizer
-from minicf.solvers import Gradient, Part, Progress, Solver
-from minicf.threads import count_threads, one_blas_thread
+from minicf.solvers import Gibbs, Gradient, Part, Progress, Solver
+from minicf.threads import count_threads, one_blas_thread, share
 from minicf.tiles import Tiles
 
 log = logging.getLogger("minicf")
@@ -46,46 +47,7 @@ _WORTH_A_THREAD = 8_000_000
 """Weights that a call in tiles reads of one side: below, a thread takes longer to start than it saves."""
 
 
-def _share(work: Any, n_threads: int, before: Any = None) -> None:
-    """Call ``work()`` in this thread, after ``before()``, and at once in each of ``n_threads - 1`` others.
-
-    Compiled code runs without the interpreter's lock, so plain threads suffice; each takes the next part of the work.
-    They live as long as the call: there is no pool that spins beside other work, or that a fork would find dead.
-    An exception of one of them is raised here, after all have ended: none goes on writing behind the caller's back.
-    """
-    raised: list[BaseException] = []
-
-    def watched() -> None:
-        try:
-            work()
-        except BaseException as error:
-            raised.append(error)
-
-    others = []
-    try:
-        for _ in range(n_threads - 1):
-            thread = threading.Thread(target=watched)
-            thread.start()
-            others.append(thread)
-        if before is not None:
-            before()
-        work()
-    finally:
-        for thread in others:
-            thread.join()
-    if raised:
-        raise raised[0]
-
-
 # --- the program ----------------------------------------------------------------------------------------------------
-
-
-def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """Allocate zeros that start at a cache line."""
-    size = shape[0] * shape[1] * dtype.itemsize
-    raw = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def _read_only(array: np.ndarray, dtype: Any) -> np.ndarray:
@@ -143,7 +105,7 @@ class Program(base.Program):
         self._W = -(-(self._K + 2 * self._biases) // line) * line
         self._SLOTS = 1 + len(self.optimizer.slots())
         sizes = model.sizes_of(weights)
-        self._tables = tuple(_aligned((sizes[side], self._SLOTS * self._W), self.dtype) for side in ("user", "item"))
+        self._tables = tuple(aligned((sizes[side], self._SLOTS * self._W), self.dtype) for side in ("user", "item"))
         self._last = tuple(np.zeros(len(table), np.int32) for table in self._tables)
         self._slot = tuple(np.full(len(table), -1, np.int32) for table in self._tables)
         self._buffers: tuple[int, Any] = (0, None)
@@ -298,7 +260,7 @@ class Program(base.Program):
             factors = self._class_of[f"{name}_factors"]
             bias = self._class_of.get(f"{name}_bias", factors)
             column = self._K + i if self._biases else 0
-            decay = _aligned((2, self._W), self.dtype)
+            decay = aligned((2, self._W), self.dtype)
             kind = 1 if self.optimizer.decay == "decoupled" else 0
             decay[kind] = self._classes[factors]
             decay[kind, column] = self._classes[bias]
@@ -310,8 +272,8 @@ class Program(base.Program):
                         self._slot[i],
                         np.zeros(places, np.int32),
                         np.zeros(places, np.int32),
-                        _aligned((places, self._W), self.dtype),
-                        _aligned((places, self._W), self.dtype),
+                        aligned((places, self._W), self.dtype),
+                        aligned((places, self._W), self.dtype),
                         np.zeros(batch, np.int32),
                         decay,
                         np.zeros(len(table), np.uint8),
@@ -488,7 +450,7 @@ class Program(base.Program):
             def others(part: AdamTables = part, shared: np.ndarray = shared) -> None:
                 replay(users, items, 0, len(part.scalars), part, shared)
 
-            _share(others, self.n_threads, steps_of_block)
+            share(others, self.n_threads, steps_of_block)
             if failed >= 0:
                 return first + failed
         return -1
@@ -508,7 +470,7 @@ class Program(base.Program):
             *_columns(tiles.table), bounds, np.asarray(rounds, np.int64), shared, losses, *self._tables, lr,
             decays, tail, heads.mean, heads.low, heads.high,
         )  # fmt: skip
-        _share(lambda: kernel(*arguments), min(self.n_threads, n_blocks) if n * self._W >= _WORTH_A_THREAD else 1)
+        share(lambda: kernel(*arguments), min(self.n_threads, n_blocks) if n * self._W >= _WORTH_A_THREAD else 1)
         good = np.isfinite(losses).ravel()
         if good.all():
             self.t += n
@@ -577,6 +539,8 @@ def _fading(beta: float, n: np.ndarray) -> np.ndarray:
 
 def fused(model: Model, solver: Solver | None, dtype: np.dtype) -> type[base.Program] | None:
     """Choose the compiled program, for exactly the types that the kernels know; None if there is none."""
+    if type(solver) is Gibbs and type(model) in (Dot, DotBias):
+        return GibbsProgram
     known = solver is None or (
         type(solver) is Gradient
         and solver.plain

@@ -1,0 +1,304 @@
+"""Posterior averaging by Gibbs sampling: biased matrix factorization whose prior means come from bags, derived by hand.
+
+Ratings are standardized: less their mean, divided by their standard deviation. A row is x = [bias, factors], D = K + 1
+numbers, and h = [1, factors] is what the other side multiplies it with (Salakhutdinov and Mnih 2008; side information
+after Simm et al. 2015; noise by user and item is ours). Without biases (`Dot`) x = h = factors and c = 0. The model,
+from the data down:
+
+    (P0)  r_ui ~ N(x_u . h_i + c_i, 1 / (alpha a_u g_i)),   x_u . h_i + c_i = b_u + c_i + p_u . q_i
+          x_u = m + sum_j F_uj Y_j + N(0, diag(lam)^-1),    m_k ~ N(0, 1/lam_k),   lam_k ~ Gamma(1, 1)
+          Y_jk ~ N(0, 1/rho_k),                             rho_k ~ Gamma(1, 1)
+          alpha ~ Gamma(1, 1),                              a_u ~ Gamma(nu/2, nu/2)
+
+with shape and rate of each Gamma, and the items alike: their own m, lam, F, Y, rho, g. F_uj weights the features of a
+row: for a bag, 1 / sqrt(number of its entries).
+
+One sweep draws each unknown given all others. A conditional is what is left of log (P0) when only one unknown varies:
+a quadratic is a normal, log and linear term together are a Gamma. `log_joint` is (P0) itself, and a test compares each
+conditional with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from minicf import rng
+from minicf.data.bags import Bags
+
+ROWS, MEANS, PRECISIONS, FEATURES, FEATURE_PRECISIONS, NOISE, SHARED_NOISE = range(7)
+"""What a stream of random numbers is for; a side's own streams follow each other."""
+
+
+class Features(NamedTuple):
+    """Hold the weights F of the features of each row, column by column."""
+
+    columns: Bags
+    """For each feature the rows that have it."""
+    value: np.ndarray
+    """(entries,) float64, F_uj of each entry of ``columns.index``."""
+
+    @classmethod
+    def of(cls, row: np.ndarray, feature: np.ndarray, n_rows: int, n_features: int) -> Features:
+        """Take pairs as bags: every entry weighs 1 / sqrt(number of entries of its row)."""
+        columns = Bags.of(feature, row, n_features)
+        sizes = np.bincount(columns.index, minlength=n_rows)
+        return cls(columns, sizes[columns.index] ** -0.5)
+
+    def product(self, y: np.ndarray, n_rows: int) -> np.ndarray:
+        """Compute F Y, shape (rows, D)."""
+        out = np.zeros((n_rows, y.shape[1]))
+        feature = np.repeat(np.arange(len(y)), np.diff(self.columns.start))
+        np.add.at(out, self.columns.index, self.value[:, None] * y[feature])
+        return out
+
+
+@dataclass
+class Side:
+    """Hold the unknowns of one side, users or items, all in float64."""
+
+    x: np.ndarray
+    """(rows, D): bias and factors."""
+    mean: np.ndarray
+    """(D,), m."""
+    precision: np.ndarray
+    """(D,), lam."""
+    noise: np.ndarray
+    """(rows,), a: how exact the ratings of a row are beside others'."""
+    features: Features
+    weights: np.ndarray
+    """(features, D), Y."""
+    weight_precision: np.ndarray
+    """(D,), rho."""
+
+    @property
+    def prior_mean(self) -> np.ndarray:
+        """(rows, D), m + F Y."""
+        return self.mean + self.features.product(self.weights, len(self.x))
+
+
+@dataclass
+class Chain:
+    """Hold one state of the chain with the standardized ratings that it is conditioned on."""
+
+    index: dict[str, np.ndarray]
+    """User and item of each rating, by "user" and "item"."""
+    rating: np.ndarray
+    sides: dict[str, Side]
+    alpha: float = 1.0
+    nu: float = 10.0
+    """How alike the noise of rows is held."""
+    noise: tuple[str, ...] = ("user", "item")
+    """Sides whose rows have a noise of their own; a_u = 1 on others."""
+    biases: bool = True
+    """Whether column 0 is a bias."""
+    ratings_of: dict[str, Bags] = field(init=False)
+    """Positions of the ratings of each row, by side."""
+
+    def __post_init__(self) -> None:
+        positions = np.arange(len(self.rating))
+        self.ratings_of = {
+            side: Bags.of(rows, positions, len(self.sides[side].x), side) for side, rows in self.index.items()
+        }
+
+    def predict(self) -> np.ndarray:
+        """Compute the mean of each rating, b + c + p . q, given all unknowns."""
+        x, w = (self.sides[side].x[rows] for side, rows in self.index.items())
+        h, c = self.split(w)
+        return (x * h).sum(axis=1) + c
+
+    def split(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return h and c of rows: what the other side is multiplied with, and what is added."""
+        if not self.biases:
+            return x, np.zeros(len(x))
+        return np.column_stack([np.ones(len(x)), x[:, 1:]]), x[:, 0]
+
+    def rating_precision(self) -> np.ndarray:
+        """Return alpha a_u g_i of each rating."""
+        a, g = (self.sides[side].noise[rows] for side, rows in self.index.items())
+        return self.alpha * a * g
+
+
+def other(side: str) -> str:
+    return "item" if side == "user" else "user"
+
+
+# --- the conditionals -------------------------------------------------------------------------------------------------
+
+
+def row_conditional(chain: Chain, side: str, row: int, prior_mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return A and v of (P1), x_u ~ N(A^-1 v, A^-1); ``prior_mean`` is the row of m + F Y.
+
+    In -2 log (P0), x_u stands in (x - prior)^T diag(lam) (x - prior) + sum_i alpha a g_i (r - c_i - x . h_i)^2. The
+    terms in x x^T give A, those in x give v.
+
+        (P1)  A = diag(lam) + alpha a_u sum_i g_i h_i h_i^T
+              v = lam (m + F_u Y) + alpha a_u sum_i g_i (r_ui - c_i) h_i
+    """
+    mine, theirs = chain.sides[side], chain.sides[other(side)]
+    ratings = chain.ratings_of[side]
+    at = ratings.index[ratings.start[row] : ratings.start[row + 1]]
+    rated = chain.index[other(side)][at]
+    h, c = chain.split(theirs.x[rated])
+    weight = chain.alpha * mine.noise[row] * theirs.noise[rated]
+    a = np.diag(mine.precision) + (h.T * weight) @ h
+    v = mine.precision * prior_mean + h.T @ (weight * (chain.rating[at] - c))
+    return a, v
+
+
+def mean_conditional(side: Side) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance of (P2), for all m_k: the rows and the prior are N + 1 numbers of one precision.
+
+    (P2)  m_k ~ N(s_k / (N + 1), 1 / (lam_k (N + 1))),  s = sum_u (x_u - F_u Y)
+    """
+    n = len(side.x) + 1
+    s = (side.x - side.features.product(side.weights, len(side.x))).sum(axis=0)
+    return s / n, 1.0 / (side.precision * n)
+
+
+def precision_conditional(side: Side) -> tuple[np.ndarray, np.ndarray]:
+    """Return shape and rate of (P3), for all lam_k; m shares the rows' precision.
+
+    (P3)  lam_k ~ Gamma(1 + (N + 1)/2, 1 + (sum_u (x_uk - (F Y)_uk - m_k)^2 + m_k^2) / 2)
+    """
+    residual = side.x - side.prior_mean
+    rate = 1.0 + 0.5 * ((residual**2).sum(axis=0) + side.mean**2)
+    return np.full(len(rate), 1.0 + 0.5 * (len(side.x) + 1)), rate
+
+
+def feature_conditional(side: Side, feature: int, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and precision of (P4), for all k of one feature; ``residual`` is R = x - m - F Y.
+
+    (P4)  Y_jk ~ N(lam_k sum_u F_uj (R_uk + F_uj Y_jk) / t_k, 1 / t_k),  t_k = rho_k + lam_k sum_u F_uj^2
+    """
+    start, stop = side.features.columns.start[feature : feature + 2]
+    rows, f = side.features.columns.index[start:stop], side.features.value[start:stop]
+    squares = (f**2).sum()
+    t = side.weight_precision + side.precision * squares
+    return side.precision * (f @ residual[rows] + squares * side.weights[feature]) / t, t
+
+
+def weight_precision_conditional(side: Side) -> tuple[np.ndarray, np.ndarray]:
+    """Return shape and rate of (P5), for all rho_k.
+
+    (P5)  rho_k ~ Gamma(1 + J/2, 1 + sum_j Y_jk^2 / 2)
+    """
+    rate = 1.0 + 0.5 * (side.weights**2).sum(axis=0)
+    return np.full(len(rate), 1.0 + 0.5 * len(side.weights)), rate
+
+
+def alpha_conditional(chain: Chain) -> tuple[float, float]:
+    """Return shape and rate of (P6), with e the errors of `Chain.predict`.
+
+    (P6)  alpha ~ Gamma(1 + n/2, 1 + sum a_u g_i e_ui^2 / 2)
+    """
+    squares = (chain.rating - chain.predict()) ** 2
+    return 1.0 + 0.5 * len(squares), 1.0 + 0.5 * float((chain.rating_precision() * squares).sum()) / chain.alpha
+
+
+def noise_conditional(chain: Chain, side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return shape and rate of (P7), for all rows of a side.
+
+    (P7)  a_u ~ Gamma((nu + n_u)/2, (nu + alpha sum_i g_i e_ui^2) / 2)
+    """
+    rows, mine = chain.index[side], chain.sides[side]
+    squares = (chain.rating - chain.predict()) ** 2 * chain.rating_precision() / mine.noise[rows]
+    counts = np.bincount(rows, minlength=len(mine.x))
+    return 0.5 * (chain.nu + counts), 0.5 * (chain.nu + np.bincount(rows, squares, len(mine.x)))
+
+
+# --- a sweep ----------------------------------------------------------------------------------------------------------
+
+
+def draw_rows(chain: Chain, side: str, key: int) -> np.ndarray:
+    """Draw all rows of a side by (P1), in place; return their means A^-1 v.
+
+    With A = L L^T and z standard normal, A^-1 v + L^-T z has the covariance L^-T L^-1 = A^-1. No row of a side stands
+    in the conditional of another, so their order is free.
+    """
+    x, prior_mean = chain.sides[side].x, chain.sides[side].prior_mean
+    z = rng.normal(key, x.size).reshape(x.shape)
+    means = np.empty_like(x)
+    for row in range(len(x)):
+        a, v = row_conditional(chain, side, row, prior_mean[row])
+        lower = np.linalg.cholesky(a)
+        means[row] = np.linalg.solve(a, v)
+        x[row] = means[row] + np.linalg.solve(lower.T, z[row])
+    return means
+
+
+def draw_features(side: Side, key: int) -> None:
+    """Draw the weights of one feature after the other by (P4), in place; R follows at once."""
+    residual = side.x - side.prior_mean
+    z = rng.normal(key, side.weights.size).reshape(side.weights.shape)
+    for j in range(len(side.weights)):
+        mean, t = feature_conditional(side, j, residual)
+        new = mean + z[j] / np.sqrt(t)
+        start, stop = side.features.columns.start[j : j + 2]
+        rows, f = side.features.columns.index[start:stop], side.features.value[start:stop]
+        residual[rows] += f[:, None] * (side.weights[j] - new)
+        side.weights[j] = new
+
+
+def sweep(chain: Chain, seed: int, number: int) -> dict[str, np.ndarray]:
+    """Draw every unknown once, in place.
+
+    Parameters
+    ----------
+    chain : Chain
+    seed : int
+    number : int
+        Which sweep: random numbers are a function of it, and of nothing drawn before.
+
+    Returns
+    -------
+    dict of arrays
+        The means A^-1 v of the rows of each side, given the rows of the other that were current then.
+    """
+
+    def key(purpose: int, side: str = "user") -> int:
+        return rng.key(seed, rng.GIBBS, 2 * purpose + (side == "item"), number)
+
+    for name, side in chain.sides.items():
+        side.mean = normal(key(MEANS, name), mean_conditional(side))
+        side.precision = gamma(key(PRECISIONS, name), precision_conditional(side))
+    means = {name: draw_rows(chain, name, key(ROWS, name)) for name in chain.sides}
+    for name, side in chain.sides.items():
+        if len(side.weights):
+            draw_features(side, key(FEATURES, name))
+            side.weight_precision = gamma(key(FEATURE_PRECISIONS, name), weight_precision_conditional(side))
+    shape, rate = alpha_conditional(chain)
+    chain.alpha = float(rng.gamma(key(SHARED_NOISE), np.array([shape]))[0] / rate)
+    for name in chain.noise:
+        chain.sides[name].noise = gamma(key(NOISE, name), noise_conditional(chain, name))
+    return means
+
+
+def normal(key: int, mean_and_variance: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Draw normal numbers of given means and variances."""
+    mean, variance = mean_and_variance
+    return mean + np.sqrt(variance) * rng.normal(key, len(mean))
+
+
+def gamma(key: int, shape_and_rate: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Draw Gamma numbers of given shapes and rates."""
+    return rng.gamma(key, shape_and_rate[0]) / shape_and_rate[1]
+
+
+def log_joint(chain: Chain) -> float:
+    """Compute the logarithm of (P0), of all unknowns and the ratings together, up to a constant."""
+    precision = chain.rating_precision()
+    total = 0.5 * np.log(precision).sum() - 0.5 * (precision * (chain.rating - chain.predict()) ** 2).sum()
+    total -= chain.alpha
+    for name, side in chain.sides.items():
+        n, (j, _) = len(side.x), side.weights.shape
+        total += 0.5 * n * np.log(side.precision).sum()
+        total -= 0.5 * (side.precision * (side.x - side.prior_mean) ** 2).sum()
+        total += (0.5 * np.log(side.precision) - 0.5 * side.precision * side.mean**2 - side.precision).sum()
+        total += 0.5 * j * np.log(side.weight_precision).sum()
+        total -= 0.5 * (side.weight_precision * side.weights**2).sum() + side.weight_precision.sum()
+        if name in chain.noise:
+            total += ((0.5 * chain.nu - 1.0) * np.log(side.noise) - 0.5 * chain.nu * side.noise).sum()
+    return float(total)

@@ -1,0 +1,194 @@
+"""What the samples of a chain say together: the mean prediction, its uncertainty, and a small model of that mean.
+
+With samples s = 1 … S of (P0), in the ratings' unit of deviation:
+
+    (P8)  mean  m_ui = 1/S sum_s y_sui,  y_sui = b_su + c_si + p_su . q_si
+    (P9)  variance  v_ui = 1/S sum_s (y_sui - m_ui)^2 + 1/S sum_s 1 / (alpha_s a_su g_si)
+
+The second term of (P9) is the noise of a rating, the first the doubt about its mean: together the variance of a new
+rating, by the law of total variance.
+
+The mean over samples of P_s Q_s^T has rank S K, and no users x items table is needed to find its best part of rank R.
+First what biases say exactly is taken out. With p~_s, q~_s the factors less their means p-_s, q-_s over the rows:
+
+    (P10) p_su . q_si = p~_su . q~_si + p~_su . q-_s + p-_s . q~_si + p-_s . q-_s
+          b_u = 1/S sum_s (b_su + p~_su . q-_s),  c_i likewise,  and a constant 1/S sum_s p-_s . q-_s
+
+What is left is M = A B^T with A = [p~_1 … p~_S] / sqrt(S), one row a user, S K columns, and B of the items. The nearest
+matrix of rank R is L L^T M (Eckart and Young 1936), with L the eigenvectors of the R largest eigenvalues of
+M M^T = A (B^T B) A^T. With A = O T, O orthonormal, these are O times those of a matrix of at most S K rows:
+
+    (P11) T (B^T B) T^T = E diag(sigma^2) E^T,   L = O E,   L L^T M = (L sigma^1/2) (B A^T L sigma^-1/2)^T
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from minicf.arguments import check_int
+from minicf.models import DotBias, Weights
+from minicf.solvers.sampler import SIDES, Gibbs
+from minicf.threads import one_blas_thread
+
+if TYPE_CHECKING:
+    from minicf.backends.base import Program
+
+_PAIRS = 1 << 14
+_ROWS = 1 << 12
+_NEGLIGIBLE = 1e-7
+"""Of the largest singular value: smaller ones are rounding, since their squares were computed."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Hold samples of a chain, or of several.
+
+    Parameters
+    ----------
+    samples : dict of float16 arrays (S, rows, D) by side
+        Bias (with `biases`) and factors, in the ratings' unit of deviation.
+    noise : dict of float32 arrays (S, rows) by side
+        a and g.
+    alpha : float64 array (S,)
+    biases : bool
+    mean, scale : float
+        What is added to a prediction after it is multiplied.
+    low, high : float
+        The lowest and the highest rating: samples are cut off there.
+    """
+
+    samples: dict[str, np.ndarray]
+    noise: dict[str, np.ndarray]
+    alpha: np.ndarray
+    biases: bool
+    mean: float
+    scale: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, program: Program) -> Posterior:
+        """Take the samples of a program of `Gibbs`, all chains together.
+
+        Raises
+        ------
+        ValueError
+            None was drawn yet.
+        """
+        solver, slots = program.solver, program.slots
+        if not isinstance(solver, Gibbs):
+            raise ValueError(f"solver is {solver!r}; it must be a Gibbs")
+        n = min(program.t - solver.burn_in, solver.n_samples)
+        if n < 1:
+            raise ValueError(f"{program.t} sweeps were drawn; it must be more than burn_in, {solver.burn_in}")
+
+        def flat(name: str) -> np.ndarray:
+            values = slots[name][:, :n]
+            return values.reshape(-1, *values.shape[2:])
+
+        scale, low, high = (float(x) for x in slots["scale"])
+        return cls(
+            {side: flat(f"samples.{side}") for side in SIDES},
+            {side: flat(f"sampled_noise.{side}") for side in SIDES},
+            flat("sampled_alpha"),
+            "user_bias" in program.w,
+            program.model.global_mean,
+            scale,
+            low,
+            high,
+        )
+
+    def predict(self, user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the mean and the standard deviation of ratings of pairs (n,), by (P8) and (P9).
+
+        Returns
+        -------
+        mean, deviation : (n,) float64
+            Of the mean, each sample is cut off at the lowest and the highest rating; the deviation knows no limits.
+        """
+        means, deviations = np.empty(len(user)), np.empty(len(user))
+        low, high = (self.low - self.mean) / self.scale, (self.high - self.mean) / self.scale
+        n = len(self.alpha)
+        for at in range(0, len(user), _PAIRS):
+            part = slice(at, at + _PAIRS)
+            u, i = user[part], item[part]
+            total, plain, squares, noise = np.zeros((4, len(u)))
+            for s in range(n):
+                x = self.samples["user"][s].astype(np.float32)[u]
+                w = self.samples["item"][s].astype(np.float32)[i]
+                if self.biases:
+                    y = x[:, 0] + w[:, 0] + np.einsum("bk,bk->b", x[:, 1:], w[:, 1:])
+                else:
+                    y = np.einsum("bk,bk->b", x, w)
+                total += np.clip(y, low, high)
+                plain += y
+                squares += y.astype(np.float64) ** 2
+                noise += 1.0 / (self.alpha[s] * self.noise["user"][s][u] * self.noise["item"][s][i])
+            means[part] = self.mean + self.scale * total / n
+            variance = np.maximum(squares / n - (plain / n) ** 2, 0.0) + noise / n
+            deviations[part] = self.scale * np.sqrt(variance)
+        return means, deviations
+
+    def compress(self, rank: int = 16) -> tuple[DotBias, Weights]:
+        """Make the model of some rank that is nearest to the mean (P8) over all pairs, by (P10) and (P11).
+
+        Returns
+        -------
+        model : DotBias
+            Of `rank` factors.
+        weights : dict of float32 arrays
+        """
+        rank = check_int("rank", rank, 1)
+        with one_blas_thread():
+            return self._compress(rank)
+
+    def _compress(self, rank: int) -> tuple[DotBias, Weights]:
+        n, first = len(self.alpha), int(self.biases)
+        centers = {side: self.samples[side][:, :, first:].mean(axis=1, dtype=np.float64) for side in SIDES}
+
+        def columns(side: str, rows: slice) -> np.ndarray:
+            """Rows of A or B."""
+            x = self.samples[side][:, rows, first:].transpose(1, 2, 0).astype(np.float64)
+            x -= centers[side].T
+            x /= np.sqrt(n)
+            return x.reshape(len(x), -1)
+
+        biases = {}
+        for side, other in zip(SIDES, SIDES[::-1], strict=True):
+            bias = np.zeros(self.samples[side].shape[1])
+            for x, mine, theirs in zip(self.samples[side], centers[side], centers[other], strict=True):
+                bias += (x[:, first:].astype(np.float64) - mine) @ theirs  # (P10)
+                bias += x[:, 0] if self.biases else 0.0
+            biases[side] = bias / n
+        biases["user"] += np.einsum("sk,sk->", centers["user"], centers["item"]) / n
+
+        few, many = sorted(SIDES, key=lambda side: self.samples[side].shape[1])
+        blocks = [slice(at, at + _ROWS) for at in range(0, self.samples[many].shape[1], _ROWS)]
+        a = columns(few, slice(None))
+        gram = np.zeros((a.shape[1], a.shape[1]))
+        for block in blocks:
+            b = columns(many, block)
+            gram += b.T @ b
+        basis, t = np.linalg.qr(a)
+        values, vectors = np.linalg.eigh(t @ gram @ t.T)  # (P11), ascending
+        values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
+        sigma = np.sqrt(np.maximum(values, 0.0))
+        kept = sigma > _NEGLIGIBLE * sigma[0]
+        sigma, left = sigma[kept], basis @ vectors[:, kept]
+        left *= np.sign(left[abs(left).argmax(axis=0), range(left.shape[1])])  # an eigenvector's sign is anyone's
+        right = a.T @ left
+        factors = {
+            few: left * np.sqrt(sigma),
+            many: np.concatenate([columns(many, block) @ right for block in blocks]) / np.sqrt(sigma),
+        }
+        weights: Weights = {}
+        for side in SIDES:
+            wide = np.zeros((len(factors[side]), rank))  # where there are fewer than `rank` to be had
+            wide[:, : factors[side].shape[1]] = np.sqrt(self.scale) * factors[side]
+            weights[f"{side}_factors"] = wide.astype(np.float32)
+        for side in SIDES:
+            weights[f"{side}_bias"] = (self.scale * biases[side]).astype(np.float32)
+        return DotBias(rank, global_mean=self.mean), weights

@@ -1,0 +1,202 @@
+"""Gibbs sampling as a solver: a sweep of each chain an epoch, and samples of what comes after the burn-in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from minicf import rng
+from minicf.arguments import check_choice, check_int, check_number
+from minicf.data.ratings import Ratings
+from minicf.losses import SQUARED_ERROR, Loss
+from minicf.models import Dot, DotBias, Model, Weights
+from minicf.ops import namespace
+from minicf.registry import register
+from minicf.solvers import gibbs
+from minicf.solvers.base import Part, Progress, Solver
+from minicf.solvers.gibbs import Chain, Features, Side
+
+if TYPE_CHECKING:
+    from minicf.backends.base import Program
+
+SIDES = ("user", "item")
+_CHAIN = 2 * gibbs.SHARED_NOISE + 2
+"""The stream of the chains' own seeds, behind those of a sweep."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Hold the ratings of a training, and the features of each side."""
+
+    index: dict[str, np.ndarray]
+    """(n,) int32, user and item of each rating, by "user" and "item"."""
+    rating: np.ndarray
+    """(n,) in the data's units."""
+    features: dict[str, Features]
+
+
+@register
+@dataclass(frozen=True)
+class Gibbs(Solver):
+    """Draw the weights of `Dot` or `DotBias` from their posterior distribution (P0) … (P7); see `minicf.solvers.gibbs`.
+
+    An epoch is a sweep: ``Trainer.fit(ratings, epochs=solver.n_sweeps)``. The trainer's weights are those of the last
+    sweep, one sample of many; `Posterior.of` gives their mean.
+
+    Parameters
+    ----------
+    n_samples : int
+        S, how many sweeps are kept of each chain, the last ones.
+    burn_in : int
+        Sweeps before the first that is kept.
+    n_chains : int
+        Independent chains, which threads can share.
+    nu : float
+        How alike the noise of different users, and of different items, is held: (P7).
+    noise : "both", "user", "item" or None
+        Whose ratings may be noisier for some than for others.
+    bags : "both", "user", "item" or None
+        Whose prior mean comes from a bag: that of a user from the items rated, that of an item from its raters.
+
+    Notes
+    -----
+    Ratings are counted from the model's `global_mean`. Random numbers are functions of the program's seed, the chain,
+    the sweep and the row: the same at any number of threads.
+    """
+
+    n_samples: int = 100
+    burn_in: int = 20
+    n_chains: int = 1
+    nu: float = 10.0
+    noise: str | None = "both"
+    bags: str | None = "both"
+    loss: Loss = field(default=SQUARED_ERROR, init=False)
+    lr: ClassVar[Any] = None
+
+    def __post_init__(self) -> None:
+        for name, low in (("n_samples", 1), ("burn_in", 0), ("n_chains", 1)):
+            object.__setattr__(self, name, check_int(name, getattr(self, name), low))
+        object.__setattr__(self, "nu", check_number("nu", self.nu, above=0.0))
+        # (P7) draws from Gamma(nu/2 + …), which `rng.gamma` does from shape 1 on, also for a row without ratings.
+        if self.nu < 2.0:
+            raise ValueError(f"nu is {self.nu:g}; it must be at least 2")
+        for name in ("noise", "bags"):
+            if (value := getattr(self, name)) is not None:
+                check_choice(name, value, (*SIDES, "both"))
+
+    @property
+    def n_sweeps(self) -> int:
+        """Burn-in and samples: the epochs of a training."""
+        return self.burn_in + self.n_samples
+
+    @staticmethod
+    def sides(value: str | None) -> tuple[str, ...]:
+        """Return the sides that `noise` or `bags` names."""
+        return () if value is None else SIDES if value == "both" else (value,)
+
+    def check(self, model: Model) -> None:
+        if type(model) not in (Dot, DotBias) or model.rating_range is not None:
+            raise ValueError(f"model is {model!r}; Gibbs draws a Dot or a DotBias without rating_range")
+
+    def prepare(self, ratings: Ratings) -> Table:
+        self.loss.check_targets(ratings.rating)
+        index, sizes = {"user": ratings.user, "item": ratings.item}, {"user": ratings.n_users, "item": ratings.n_items}
+        features = {}
+        for side, other in zip(SIDES, SIDES[::-1], strict=True):
+            some = slice(None) if side in self.sides(self.bags) else slice(0)
+            n_features = sizes[other] if side in self.sides(self.bags) else 0
+            features[side] = Features.of(index[side][some], index[other][some], sizes[side], n_features)
+        return Table(index, ratings.rating, features)
+
+    def init_state(self, w: Weights) -> Weights:
+        """Make the chains' unknowns, "of chain" first, and room for the samples.
+
+        Of each side: "x" (chains, rows, D), "mean", "precision" and "weight_precision" (chains, D), "noise" (chains,
+        rows), "weights" (chains, features, D); "samples" (chains, S, rows, D) float16 and "sampled_noise" (chains, S,
+        rows) float32. Of all: "alpha" (chains,), "sampled_alpha" (chains, S), and "scale" (3,), the deviation of the
+        ratings, the lowest and the highest one.
+        """
+        if any(namespace(x) is not np for x in w.values()):
+            raise NotImplementedError("Gibbs runs on a CPU; the backend must be 'numba' or 'numpy'")
+        c, s, (n_users, k) = self.n_chains, self.n_samples, w["user_factors"].shape
+        d, dtype = k + ("user_bias" in w), w["user_factors"].dtype
+        n = {"user": n_users, "item": len(w["item_factors"])}
+        state: Weights = {"alpha": np.ones(c), "sampled_alpha": np.zeros((c, s)), "scale": np.array([1.0, 0.0, 0.0])}
+        for side, other in zip(SIDES, SIDES[::-1], strict=True):
+            n_features = n[other] if side in self.sides(self.bags) else 0
+            state |= {
+                f"x.{side}": np.zeros((c, n[side], d), dtype),
+                f"mean.{side}": np.zeros((c, d)),
+                f"precision.{side}": np.ones((c, d)),
+                f"noise.{side}": np.ones((c, n[side])),
+                f"weights.{side}": np.zeros((c, n_features, d), dtype),
+                f"weight_precision.{side}": np.ones((c, d)),
+                f"samples.{side}": np.zeros((c, s, n[side], d), np.float16),
+                f"sampled_noise.{side}": np.zeros((c, s, n[side]), np.float32),
+            }
+        return state
+
+    def parts(self, data: Any, seed: int, epoch: int, program: Program) -> Iterator[Part]:
+        yield Part("sweep", np.array([epoch]))
+
+    def chain_seed(self, seed: int, chain: int) -> int:
+        """Return the seed of the sweeps of one of the chains."""
+        return rng.key(seed, rng.GIBBS, _CHAIN, chain)
+
+    def standardized(self, program: Program, data: Table) -> np.ndarray:
+        """Return the ratings as (P0) has them, float64."""
+        return (data.rating.astype(np.float64) - program.model.global_mean) / program.slots["scale"][0]
+
+    def begin(self, program: Program, data: Table) -> None:
+        """Let the chains start from the program's weights, before its first sweep."""
+        if program.t:
+            return
+        slots, rating = program.slots, data.rating.astype(np.float64)
+        slots["scale"][:] = float(rating.std()) or 1.0, rating.min(), rating.max()
+        scale = float(slots["scale"][0])
+        for side in SIDES:
+            x, k = slots[f"x.{side}"], program.w[f"{side}_factors"].shape[1]
+            x[:, :, x.shape[2] - k :] = program.w[f"{side}_factors"] / math.sqrt(scale)
+            if f"{side}_bias" in program.w:
+                x[:, :, 0] = program.w[f"{side}_bias"] / scale
+
+    def end(self, program: Program, data: Table, number: int, squares: float) -> Progress:
+        """Keep the sweep if it is a sample, and put the first chain's weights into the program."""
+        slots, at = program.slots, number - self.burn_in
+        scale = float(slots["scale"][0])
+        if at >= 0:
+            at %= self.n_samples
+            slots["sampled_alpha"][:, at] = slots["alpha"]
+        for side in SIDES:
+            x, factors = slots[f"x.{side}"], program.w[f"{side}_factors"]
+            if at >= 0:
+                slots[f"samples.{side}"][:, at] = x
+                slots[f"sampled_noise.{side}"][:, at] = slots[f"noise.{side}"]
+            np.multiply(x[0, :, x.shape[2] - factors.shape[1] :], math.sqrt(scale), out=factors)
+            if f"{side}_bias" in program.w:
+                np.multiply(x[0, :, 0], scale, out=program.w[f"{side}_bias"])
+        program.t += 1
+        return Progress(np.array([squares * scale**2]), len(data.rating))
+
+    def run(self, program: Program, data: Table, part: Part) -> Progress:
+        """Draw every unknown of each chain once, as `gibbs.sweep` does, in float64."""
+        self.begin(program, data)
+        slots, number, squares = program.slots, int(part.rows[0]), 0.0
+        rating = self.standardized(program, data)
+        names = ("x", "mean", "precision", "noise", "weights", "weight_precision")
+        for c in range(self.n_chains):
+            values = {side: {name: slots[f"{name}.{side}"][c].astype(np.float64) for name in names} for side in SIDES}
+            sides = {side: Side(features=data.features[side], **values[side]) for side in SIDES}
+            biases, noise = "user_bias" in program.w, self.sides(self.noise)
+            chain = Chain(data.index, rating, sides, float(slots["alpha"][c]), self.nu, noise, biases)
+            gibbs.sweep(chain, self.chain_seed(program.seed, c), number)
+            slots["alpha"][c] = chain.alpha
+            for side in SIDES:
+                for name in names:
+                    slots[f"{name}.{side}"][c] = getattr(sides[side], name)
+            squares += float(((rating - chain.predict()) ** 2).sum()) / self.n_chains
+        return self.end(program, data, number, squares)
