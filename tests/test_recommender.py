@@ -73,7 +73,6 @@ def trained(movielens):
 # --- scikit-learn ---------------------------------------------------------------------------------------------------
 
 EXPECTED_FAILURES = {
-    "check_regressors_train": "its target is a function of ten numbers; here the first two columns are ids",
     "check_regressor_data_not_an_array": "it gives a frame with columns 0 … 9; frames are read by the names of columns",
 }
 if tuple(map(int, re.findall(r"\d+", sklearn.__version__)[:3])) < (1, 7, 2):
@@ -81,12 +80,12 @@ if tuple(map(int, re.findall(r"\d+", sklearn.__version__)[:3])) < (1, 7, 2):
 
 
 @parametrize_with_checks(
-    [quick(duplicates="mean")],  # the checks draw few ids at random, and name most pairs several times
+    [Recommender()],
     expected_failed_checks=lambda _: EXPECTED_FAILURES,
 )
 def test_scikit_learns_checks(estimator, check):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of checks that do not apply
+        warnings.simplefilter("ignore")  # of checks that do not apply, and of pairs that they repeat
         check(estimator)
 
 
@@ -312,7 +311,6 @@ def test_other_frames(library, text):
         (np.array([[1, 2], [2, 3]]), None, "requires y"),
         (np.array([[1, 2], [2, 3]]), [1.0], "inconsistent numbers of samples"),
         (np.array([[1, 2], [2, 3]]), [1.0, np.nan], "NaN"),
-        (np.array([[1, 2], [1, 2]]), [1.0, 2.0], 'say duplicates="last"'),
         (np.array([[1.5, 2], [2, 3]]), [1.0, 2.0], "not a whole number"),
         (np.array([[1], [2]]), [1.0, 2.0], "1 feature"),
         ([["a", 1], [2, 3]], [1.0, 2.0], 'column "userId"'),

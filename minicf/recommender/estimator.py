@@ -110,8 +110,10 @@ class Recommender(RegressorMixin, BaseEstimator):
         `UnknownIdError`. Methods that return tables flag unknown ids in a column ``known``.
     user, item, rating : str
         Columns of a frame.
-    duplicates : "error", "last" or "mean"
-        Policy for repeated ratings of an item by a user.
+    duplicates : "warn", "mean", "last" or "error"
+        Policy for repeated ratings of an item by a user, wherever a table of ratings is read: take their "mean"
+        ("warn": and warn of their number, as they may be an error in the data, or a log, where the mean is right or
+        the "last" is), take the last row, or refuse them.
     n_threads : int, optional
         The largest number of threads; by default NUMBA_NUM_THREADS, OMP_NUM_THREADS or the number of cores.
     verbose : bool
@@ -182,7 +184,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         user: str = "userId",
         item: str = "movieId",
         rating: str = "rating",
-        duplicates: str = "error",
+        duplicates: str = "warn",
         n_threads: int | None = None,
         verbose: bool = False,
     ) -> None:
@@ -208,6 +210,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.categorical = True  # ids
         tags.input_tags.string = True
+        tags.regressor_tags.poor_score = True  # where the target is no function of a user and an item
         return tags
 
     def __sklearn_is_fitted__(self) -> bool:
