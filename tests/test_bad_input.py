@@ -158,6 +158,7 @@ FLAGS = {
     "recommend(exclude_seen)": ("exclude_seen", lambda v: MODEL.recommend(1, exclude_seen=v)),
     "evaluate(exclude_seen)": ("exclude_seen", lambda v: MODEL.evaluate(FRAME, exclude_seen=v)),
     "evaluate(auc)": ("auc", lambda v: MODEL.evaluate(FRAME, auc=v)),
+    "cross_validate(return_train_score)": ("return_train_score", lambda v: cross_validate(return_train_score=v)),
     "save(seen)": ("seen", lambda v: MODEL.save("never written", seen=v)),
 }
 NONE_MEANS |= {"fit(progress)"}

@@ -7,8 +7,10 @@ from fractions import Fraction
 
 import numpy as np
 import pandas as pd
+import polars
 import pytest
 from sklearn.metrics import ndcg_score, roc_auc_score
+from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, ShuffleSplit, TimeSeriesSplit
 
 import minicf
 from minicf import Ratings
@@ -197,3 +199,121 @@ def test_a_model_without_seen_items_has_an_auc_among_all_items(tmp_path):
     assert SCORES[1][40] < SCORES[1][30] < SCORES[1][20]
     with pytest.raises(ValueError, match="saved without seen items"):
         bare.evaluate(rows, auc=True)
+
+
+# --- folds ------------------------------------------------------------------------------------------------------------
+
+ERRORS = ["rmse", "mae", "rows_unknown"]
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return table()
+
+
+def by_hand(frame, folds):
+    """Return rmse and mae of each fold."""
+    found = []
+    for train, test in folds:
+        model = quick().fit(frame.iloc[train])
+        error = model.predict(frame.iloc[test]) - frame.rating.to_numpy()[test]
+        found.append([np.sqrt(np.mean(error**2)), np.mean(np.abs(error))])
+    return found
+
+
+@pytest.mark.parametrize("name", ["KFold", "GroupKFold", "TimeSeriesSplit", "ShuffleSplit", "PredefinedSplit"])
+def test_folds_of_a_splitter(frame, name):
+    numbers = np.arange(len(frame)) % 4 - 1  # -1: never tested
+    splitter, groups = {
+        "KFold": (KFold(3), None),
+        "GroupKFold": (GroupKFold(3), frame.userId),
+        "TimeSeriesSplit": (TimeSeriesSplit(3), None),
+        "ShuffleSplit": (ShuffleSplit(2, train_size=0.5, test_size=0.2, random_state=0), None),
+        "PredefinedSplit": (PredefinedSplit(numbers), None),
+    }[name]
+    folds = [*splitter.split(frame, groups=groups)]
+    result = minicf.cross_validate(quick(), frame, cv=splitter, groups=groups)
+    assert result.index.tolist() == [*(f"fold {i + 1}" for i in range(len(folds))), "mean", "std"]
+    np.testing.assert_allclose(result[["rmse", "mae"]][:-2], by_hand(frame, folds), rtol=1e-6)  # float32 errors
+    for cv in (folds, iter(folds), [(train.tolist(), test.tolist()) for train, test in folds]):
+        pd.testing.assert_frame_equal(minicf.cross_validate(quick(), frame, cv=cv)[ERRORS], result[ERRORS])
+    if name == "GroupKFold":
+        assert result.rows_unknown[:3].tolist() == [len(test) for _, test in folds]  # of unknown users
+
+
+def test_folds_by_number_and_by_masks(frame):
+    fold_of = np.arange(len(frame)) % 3
+    masks = [(fold_of != fold, fold_of == fold) for fold in range(3)]
+    expected = by_hand(frame, [(np.flatnonzero(a), np.flatnonzero(b)) for a, b in masks])
+    X, y = frame[["userId", "movieId"]].to_numpy(), frame.rating.to_numpy()
+    columns = {name: frame[name].tolist() for name in frame}
+    for cv in (fold_of, fold_of.tolist(), pd.Series(fold_of, index=fold_of + 5), fold_of.astype(np.uint8), masks):
+        for table_ in ((frame,), (X, y), (X.tolist(), y), (Ratings.from_frame(frame),), (polars.DataFrame(columns),)):
+            result = minicf.cross_validate(quick(), *table_, cv=cv)
+            np.testing.assert_allclose(result[["rmse", "mae"]][:-2], expected, rtol=1e-6)
+    drawn = np.random.RandomState(7).permutation(len(frame)) % 3
+    pd.testing.assert_frame_equal(
+        minicf.cross_validate(quick(), frame, cv=drawn)[ERRORS],
+        minicf.cross_validate(quick(), frame, cv=3, seed=7)[ERRORS],
+    )
+
+
+def test_errors_of_training(frame):
+    folds = [(np.arange(60), np.arange(60, 90))]
+    result = minicf.cross_validate(quick(), frame, cv=folds, return_train_score=True)
+    error = quick().fit(frame[:60]).predict(frame[:60]) - frame.rating[:60]
+    assert result.train_rmse.iloc[0] == pytest.approx(np.sqrt(np.mean(error**2)))
+    assert result.train_mae.iloc[0] == pytest.approx(np.mean(np.abs(error)))
+    lists = minicf.cross_validate(quick(), frame, cv=folds, return_train_score=True, k=3)
+    assert {*LISTS, "train_rmse", "train_mae", "coverage"} < set(lists.columns)
+
+
+GOOD = np.arange(50), np.arange(50, 97)
+
+
+@pytest.mark.parametrize(
+    ("cv", "match"),
+    [
+        ([GOOD, (np.arange(53), np.arange(50, 97))], "fold 2: 3 rows are in both train and test"),
+        ([(np.arange(50), np.arange(50, 98))], "fold 1, test has rows 50 … 97; they must be from 0 to 96"),
+        ([(np.arange(-1, 50), np.arange(60, 70))], "train has rows -1 … 49"),
+        ([(np.arange(50), [])], "fold 1, test has shape .0,.; it must hold at least one"),
+        ([(np.zeros(97, bool), np.ones(97, bool))], "train has shape"),
+        ([(np.ones(96, bool), np.ones(96, bool))], "mask of 96 booleans; it must have one for each of the 97"),
+        ([(np.arange(50.0), np.arange(50, 97))], "train has dtype float64"),
+        ([([1, 1, 2, 2, 2], [5])], "train names 3 rows more than once"),
+        ([(np.ma.array(np.arange(50), mask=np.arange(50) == 3), [60])], "1 masked of 50"),
+        ([GOOD[:1]], "fold 1 is a tuple; it must be a pair"),
+        ([GOOD, 3], "fold 2 is 3; it must be a pair"),
+        ([], "no folds"),
+        (np.zeros(97, int), "1 fold; it must have at least 2"),
+        (np.arange(97) % 3 + 1, "the folds 1, 2, 3; they must be numbered from 0"),
+        (np.arange(97) % 2 * 2, "the folds 0, 2;"),
+        (np.arange(97) % 3 - 1, "PredefinedSplit takes -1"),
+        (np.arange(96) % 3, "int64 and 96 values.* each of the 97"),
+        (np.arange(97) % 2 == 0, "dtype bool"),
+        (np.arange(97) % 2.0, "dtype float64"),
+        (1, "cv is 1"),
+        (2.5, "cv is 2.5"),
+        (True, "cv is True"),
+        (None, "cv is None"),
+        (98, "at most the number of ratings, 97"),
+    ],
+)
+def test_nonsense_for_folds_is_refused(frame, cv, match):
+    with pytest.raises(ValueError, match=match):
+        minicf.cross_validate(quick(), frame, cv=cv)
+
+
+def test_other_refusals_of_folds(frame):
+    for cv in ("KFold", b"5", object()):
+        with pytest.raises(ValueError, match=r"cv is .*it must be a number"):
+            minicf.cross_validate(quick(), frame, cv=cv)
+    for cv in (3, [GOOD]):
+        with pytest.raises(ValueError, match=r"groups is given.*splitter that takes groups"):
+            minicf.cross_validate(quick(), frame, cv=cv, groups=frame.userId)
+    twice = pd.concat([frame, frame[:4]])
+    with pytest.raises(ValueError, match=r"X has 101 rows of 97 pairs .*merge repeated"):
+        minicf.cross_validate(quick(duplicates="mean"), twice, cv=KFold(3))
+    with pytest.raises(ValueError, match="return_train_score is 1"):
+        minicf.cross_validate(quick(), frame, return_train_score=1)

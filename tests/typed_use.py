@@ -295,6 +295,7 @@ def recommended(frame: pd.DataFrame, path: Path) -> minicf.Recommender:
     assert_type(recommender.get_params(), dict[str, Any])
     assert_type(recommender.trainer_, minicf.Trainer)
     assert_type(minicf.cross_validate(recommender, frame), pd.DataFrame)
+    assert_type(minicf.cross_validate(recommender, frame, cv=[(0, 1)], return_train_score=True), pd.DataFrame)
     assert_type(explain.bias_table(recommender, minicf.load_movielens()), pd.DataFrame)
     assert_type(explain.learning_curves(recommender), pd.DataFrame)
     recommender.save(path)
