@@ -24,6 +24,7 @@ import pandas as pd
 from minicf import tables
 from minicf.data import Vocabulary
 
+DUPLICATES = ("warn", "mean", "last", "error")
 COLUMNS = {"user": "userId", "item": "movieId", "rating": "rating"}
 
 
@@ -88,6 +89,7 @@ OPTIONS = {
     r"^(epochs|backend|model|duplicates|encoding) is\b": r"--\1 is",
     r"^([kn]) is\b": r"-\1 is",
     r'say duplicates="last" or duplicates="mean", or drop them': "say --duplicates last or --duplicates mean",
+    r'Say duplicates="mean" or "last"(.*), "error"': r"Say --duplicates mean or last\1, or --duplicates error",
     r"\bexclude_seen=False": "--with-seen",
     r"; use partial_fit instead": "",
 }
@@ -144,9 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     def duplicates(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--duplicates", choices=("error", "last", "mean"), help="as for train (what the model was trained with)"
-        )
+        sub.add_argument("--duplicates", choices=DUPLICATES, help="as for train (what the model was trained with)")
 
     def lists(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("-n", type=int, default=10, help="items in a list (10)")
@@ -180,8 +180,8 @@ def _parser() -> argparse.ArgumentParser:
         "--backend", default="auto", metavar="NAME", help="auto (the fastest that runs here), numpy, numba or cupy"
     )
     sub.add_argument(
-        "--duplicates", default="error", choices=("error", "last", "mean"),
-        help="repeated ratings of an item by a user: refuse, take the last, or the mean (error)",
+        "--duplicates", default="warn", choices=DUPLICATES,
+        help="repeated ratings of an item by a user: the mean (warn: and say how many), the last, or refuse (warn)",
     )  # fmt: skip
     sub.add_argument("--no-seen", action="store_true", help="do not save the seen items of each user")
 
@@ -195,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     encoding(sub)
     sub.add_argument("-k", type=int, default=10, help="length of the lists (10)")
     sub.add_argument("--with-seen", action="store_true", help="also recommend seen items")
+    sub.add_argument("--auc", action="store_true", help="also the AUC, which scores every item for each user")
     duplicates(sub)
 
     sub = command("recommend", _recommend, "Recommend the best items to users.")
@@ -410,7 +411,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             f"-k is {options.k:,}; it must be at most {most:,} for a model of {len(recommender.items_):,} items"
         )
     exclude_seen = recommender.seen_ is not None and not options.with_seen
-    result = recommender.evaluate(frame, k=options.k, exclude_seen=exclude_seen)
+    result = recommender.evaluate(frame, k=options.k, exclude_seen=exclude_seen, auc=options.auc)
     tables.write(pd.DataFrame({"measure": list(result), "value": list(result.values())}), "-")
 
 

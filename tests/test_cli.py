@@ -106,6 +106,11 @@ def test_evaluate(model, ratings, capsys):
     expected = load(model).evaluate(pd.read_csv(ratings), k=5)
     assert got.index.tolist() == list(expected)
     np.testing.assert_allclose(got, list(expected.values()), rtol=1e-12)
+    assert {"mrr", "hit_rate", "ndcg_graded"} < set(got.index)
+    assert run("evaluate", model, ratings, "-k", 5, "--auc", "--with-seen") == 0
+    got = out(capsys).set_index("measure").value
+    expected = load(model).evaluate(pd.read_csv(ratings), k=5, exclude_seen=False, auc=True)
+    assert 0.5 < got["auc"] == pytest.approx(expected["auc"], rel=1e-12)
 
 
 def test_explore(tmp_path, ratings, model, capsys):
@@ -283,14 +288,21 @@ def test_large_lengths_of_lists(model, ratings, capsys):
 
 
 @SEEN
-def test_duplicates_have_an_option_wherever_they_are_refused(model, ratings, tmp_path, capsys):
+@pytest.mark.filterwarnings("always:.*rows repeat a user")
+def test_duplicates_are_said_and_have_an_option_wherever_they_are_read(model, ratings, tmp_path, capsys):
     ratings.write_text(ratings.read_text() + ratings.read_text().split("\n", 1)[1])
     (tmp_path / "new.csv").write_text("movieId,rating\n1000,5\n1000,1\n")
     for words in (("train", ratings, "-o", tmp_path / "d.npz", "--epochs", 1), ("evaluate", model, ratings),
                   ("recommend", model, "--new", tmp_path / "new.csv")):  # fmt: skip
-        assert run(*words) == 1
+        assert run(*words) == 0
+        said = capsys.readouterr().err
+        assert "rows repeat a user and an item of another row; each pair has the mean of its ratings" in said
+        assert "Say --duplicates mean or last if such rows are meant, or --duplicates error to refuse them" in said
+        assert run(*words, "--duplicates", "error") == 1
         assert "say --duplicates last or --duplicates mean" in capsys.readouterr().err
-        assert run(*words, "--duplicates", "mean") == 0
+        for policy in ("mean", "last"):
+            assert run(*words, "--duplicates", policy) == 0
+            assert "repeat" not in capsys.readouterr().err
 
 
 def test_a_rating_with_a_comma(tmp_path, capsys):
@@ -424,7 +436,7 @@ def test_ctrl_c_while_training_leaves_the_file(ratings, tmp_path, capsys, monkey
             "no column 'uid'; it has 'userId', 'movieId', 'rating'; see --user-column",
         ),
         (("train", "RATINGS", "-o", "OUT", "--factors", "0"), "--factors is 0"),
-        (("train", "TWICE", "-o", "OUT"), "are both ratings of item"),
+        (("train", "TWICE", "-o", "OUT", "--duplicates", "error"), "are both ratings of item"),
         (
             ("train", "WORDS", "-o", "OUT"),
             "row 2 (from 1, without the header): rating 'good' is not a finite number",

@@ -110,8 +110,10 @@ class Recommender(RegressorMixin, BaseEstimator):
         `UnknownIdError`. Methods that return tables flag unknown ids in a column ``known``.
     user, item, rating : str
         Columns of a frame.
-    duplicates : "error", "last" or "mean"
-        Policy for repeated ratings of an item by a user.
+    duplicates : "warn", "mean", "last" or "error"
+        Policy for repeated ratings of an item by a user, wherever a table of ratings is read: take their "mean"
+        ("warn": and warn of their number, as they may be an error in the data, or a log, where the mean is right or
+        the "last" is), take the last row, or refuse them.
     n_threads : int, optional
         The largest number of threads; by default NUMBA_NUM_THREADS, OMP_NUM_THREADS or the number of cores.
     verbose : bool
@@ -182,7 +184,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         user: str = "userId",
         item: str = "movieId",
         rating: str = "rating",
-        duplicates: str = "error",
+        duplicates: str = "warn",
         n_threads: int | None = None,
         verbose: bool = False,
     ) -> None:
@@ -208,6 +210,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.categorical = True  # ids
         tags.input_tags.string = True
+        tags.regressor_tags.poor_score = True  # where the target is no function of a user and an item
         return tags
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -630,9 +633,14 @@ class Recommender(RegressorMixin, BaseEstimator):
             y = self.inputs.frame(X, rated=True)[self.rating].to_numpy(np.float64)
         return float(super().score(X, y, sample_weight))
 
-    @_reading
     def evaluate(
-        self, test: Any, y: Any = None, k: int = 10, relevant: float | None = None, exclude_seen: bool = True
+        self,
+        test: Any,
+        y: Any = None,
+        k: int = 10,
+        relevant: float | None = None,
+        exclude_seen: bool = True,
+        auc: bool = False,
     ) -> dict[str, float]:
         """Measure the errors on held-out ratings, and the relevant items in lists of k.
 
@@ -646,22 +654,61 @@ class Recommender(RegressorMixin, BaseEstimator):
             training.
         exclude_seen : bool
             Leave seen items out of the lists, as `recommend` does.
+        auc : bool
+            Also compute the AUC: every item is scored for each of these users by itself, which takes longer than all
+            other measures together.
 
         Returns
         -------
         dict
-            ``rmse``, ``mae``; ``precision``, ``recall``, ``ndcg`` and ``map`` at k, means over the users who have a
-            relevant item in `test`, of lists among all items, without seen items if `exclude_seen`; ``coverage``, the
-            share of items in these lists; ``rows``, ``rows_unknown`` (with an unknown user or item), ``rows_seen``
-            (rated in training already: a warning gives their number, for they test nothing; NaN without `seen_`),
-            ``users`` (in the means), ``users_unknown`` (of all in `test`). Rows with unknown ids are predicted by the
-            mean row and counted if `unknown` is "bias", and left out if it is "nan".
+            ``rmse``, ``mae``; ``precision``, ``recall``, ``ndcg``, ``map``, ``mrr`` and ``hit_rate`` at k (see
+            `minicf.metrics`) and ``ndcg_graded``, in which an item gains its rating above the lowest of training: means
+            over the users who have a relevant item in `test`, of lists among all items, without seen items if
+            `exclude_seen`; ``auc``, among these items and not only k; ``coverage``, the share of items in these lists;
+            ``rows``, ``rows_unknown`` (with an unknown user or item), ``rows_seen`` (rated in training already: a
+            warning gives their number, for they test nothing; NaN without `seen_`), ``users`` (in the means),
+            ``users_unknown`` (of all in `test`). Rows with unknown ids are predicted by the mean row and counted if
+            `unknown` is "bias", and left out if it is "nan". An unknown item is in no list: where it is relevant, it
+            counts as missed, but not in the AUC.
         """
+        return self._quality(test, y, k, relevant, exclude_seen, auc)[1]
+
+    def evaluate_users(
+        self,
+        test: Any,
+        y: Any = None,
+        k: int = 10,
+        relevant: float | None = None,
+        exclude_seen: bool = True,
+        auc: bool = False,
+    ) -> pd.DataFrame:
+        """Measure each user: the table whose means are the measures of lists in `evaluate`.
+
+        Parameters
+        ----------
+        test, y, k, relevant, exclude_seen, auc
+            As for `evaluate`.
+
+        Returns
+        -------
+        DataFrame
+            A row for each user in `test`, by user id. Columns: ``known``; ``n_test``, the user's rows in `test`;
+            ``relevant``, its relevant items there; ``rmse`` and ``mae`` of its rows, NaN if none has a prediction;
+            ``precision`` … ``ndcg_graded`` and ``auc`` as in `evaluate`, NaN for a user without a relevant item or
+            without a list, and where they are not defined: ``ndcg_graded`` if no rating exceeds the lowest of training,
+            ``auc`` if all items that a list may hold are relevant or none is.
+        """
+        return self._quality(test, y, k, relevant, exclude_seen, auc)[0]
+
+    @_reading
+    def _quality(
+        self, test: Any, y: Any, k: int, relevant: float | None, exclude_seen: bool, auc: bool
+    ) -> tuple[pd.DataFrame, dict[str, float]]:
         check_is_fitted(self)
         k = check_int("k", k, 1)
         ratings = self.inputs.ratings(test, y)
         limit = self.mean_ if relevant is None else check_number("relevant", relevant)
-        return quality(self, ratings, k, limit, check_bool("exclude_seen", exclude_seen))
+        return quality(self, ratings, k, limit, check_bool("exclude_seen", exclude_seen), check_bool("auc", auc))
 
     # --- files ---------------------------------------------------------------------------------------------------
 

@@ -121,32 +121,29 @@ class Lists:
         return pd.DataFrame(table)
 
 
-# --- relevant items ---------------------------------------------------------------------------------------------------
+# --- rated items ------------------------------------------------------------------------------------------------------
 
 
-def hits_of(
-    inputs: Inputs, lists: pd.DataFrame, ratings: Ratings, relevant: np.ndarray, users: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compare lists with the relevant items of their users.
+def found_in(
+    lists: pd.DataFrame, inputs: Inputs, ratings: Ratings, users: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ratings that the items of lists have from the owners of the lists.
 
     Parameters
     ----------
-    inputs : Inputs
     lists : DataFrame
-        Of `Recommender.recommend`, k items for each of some users of `ratings`.
+        Of `Recommender.recommend`, up to k items for each of some users of `ratings`.
+    inputs : Inputs
     ratings : Ratings
-    relevant : array of bool, shape (len(ratings),)
-        Which ratings are of a relevant item.
-    users : array of int, shape (n_users,)
+        One for a user and an item, at most.
+    users : array of int, shape (n_lists,)
         Indices in ``ratings.users`` of the users that have a list.
     k : int
 
     Returns
     -------
-    hits : array of bool, shape (n_users, k)
-        Which places of a list hold a relevant item.
-    total : array of int, shape (n_users,)
-        Relevant items of each user.
+    found : array of float32, shape (n_lists, k)
+        At each place; NaN where the user did not rate the item, and where a list has ended.
     items : array of int
         Rows of the items in all lists.
     """
@@ -156,10 +153,14 @@ def hits_of(
     vocabulary = inputs.vocabulary("item")
     item = vocabulary.index(lists[inputs.item].to_numpy())
     own = vocabulary.index(ratings.items.ids, missing=-1)[ratings.item]
-    wanted = relevant & (own >= 0)
+    rated = (own >= 0) & (place[ratings.user] >= 0)
     size = len(vocabulary)
-    pairs = place[ratings.user[wanted]].astype(np.int64) * size + own[wanted]
-    hits = np.zeros((len(users), k), bool)
-    hits[row, lists["rank"].to_numpy() - 1] = np.isin(row.astype(np.int64) * size + item, pairs)
-    total = np.bincount(ratings.user[relevant], minlength=ratings.n_users)[users]
-    return hits, total, item
+    pair = place[ratings.user[rated]].astype(np.int64) * size + own[rated]
+    order = np.argsort(pair)
+    pair, rating = pair[order], ratings.rating[rated][order]
+    asked = row.astype(np.int64) * size + item
+    at = np.searchsorted(pair, asked)
+    there = np.isin(asked, pair)
+    found = np.full((len(users), k), np.nan, np.float32)
+    found[row[there], lists["rank"].to_numpy()[there] - 1] = rating[at[there]]
+    return found, item
