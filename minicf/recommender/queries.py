@@ -1,0 +1,226 @@
+"""What a fitted recommender is asked: factors, predictions, lists, similar items and users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, overload
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from minicf.arguments import check_bool, check_int, check_unmasked
+from minicf.data import Bags, Vocabulary
+from minicf.models import Model
+from minicf.recommender.inputs import SIDES, Inputs
+from minicf.recommender.lists import Lists, seen_of
+from minicf.recommender.neighbors import Neighbors
+from minicf.recommender.scores import Scores
+from minicf.recommender.snapshots import Snapshots, reading
+
+
+class Queries(Snapshots):
+    """Answer by what training has left: parameters and attributes are those of `Recommender`."""
+
+    backend: str
+    n_threads: int | None
+    unknown: str
+    user: str
+    item: str
+    rating: str
+    duplicates: str
+
+    users_: Vocabulary
+    items_: Vocabulary
+    model_: Model
+    weights_: dict[str, np.ndarray]
+    titles_: np.ndarray | None
+    seen_: Bags | None
+    rating_range_: tuple[float, float]
+    n_features_in_: int
+
+    _cache: dict[str, Any]
+
+    @property
+    def inputs(self) -> Inputs:
+        """Readers of tables and ids, with the columns, policies and vocabularies of this recommender."""
+        return Inputs(
+            self.user, self.item, self.rating, self.duplicates, self.unknown,
+            getattr(self, "users_", None), getattr(self, "items_", None), getattr(self, "n_features_in_", None),
+            type(self).__name__,
+        )  # fmt: skip
+
+    @property
+    def scores(self) -> Scores:
+        """Scores of rows, on the backend."""
+        check_is_fitted(self)
+        found: Scores | None = self._cache.get("scores")
+        if found is None or (found.backend, found.n_threads) != (self.backend, self.n_threads):
+            found = self._cache["scores"] = Scores(self.model_, self.weights_, self.backend, self.n_threads)
+        return found
+
+    def vocabulary(self, side: str) -> Vocabulary:
+        """Return the known ids of a side, "user" or "item"."""
+        return self.inputs.vocabulary(side)
+
+    @reading
+    def factors(self, side: str = "item") -> pd.DataFrame:
+        """Return ids, titles, biases and factors as a table (``.to_parquet(path)`` writes it to a file)."""
+        check_is_fitted(self)
+        return self._lists.factors(self.weights_, side, np.arange(len(self.vocabulary(side))))
+
+    @property
+    def _lists(self) -> Lists:
+        return Lists(self.inputs, self.titles_)
+
+    @property
+    def _neighbors(self) -> Neighbors:
+        if "neighbors" not in self._cache:
+            self._cache["neighbors"] = Neighbors(self.model_, self.weights_)
+        found: Neighbors = self._cache["neighbors"]
+        return found
+
+    # --- predictions and lists ---------------------------------------------------------------------------------
+
+    @overload
+    def predict(self, X: Any, return_known: Literal[False] = False) -> NDArray[np.float32]: ...
+    @overload
+    def predict(self, X: Any, return_known: Literal[True]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]: ...
+    @reading
+    def predict(self, X: Any, return_known: bool = False) -> Any:
+        """Predict ratings, within the range of the ratings in training.
+
+        Parameters
+        ----------
+        X : DataFrame, Ratings, or array of shape (n, 2)
+            As for `fit`.
+        return_known : bool
+            Also return whether both ids of a row are known.
+
+        Returns
+        -------
+        array of float32, shape (n,); with `return_known` a tuple of it and an array of bool
+        """
+        check_is_fitted(self)
+        inputs = self.inputs
+        frame = inputs.frame(X)
+        user, item = (inputs.lookup(side, frame[inputs.column(side)]) for side in SIDES)
+        known = (user >= 0) & (item >= 0)
+        scores = self.scores.pairs(user, item).clip(*self.rating_range_)
+        if self.unknown == "nan":
+            scores[~known] = np.nan
+        return (scores, known) if return_known else scores
+
+    @reading
+    def recommend(
+        self,
+        users: Any,
+        n: int = 10,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        filter: Callable[[pd.DataFrame], Any] | None = None,
+    ) -> pd.DataFrame:
+        """Recommend the best items to each user.
+
+        Parameters
+        ----------
+        users : id or 1-d array-like of ids
+        n : int
+        exclude_seen : bool
+            Leave out the seen items of the user.
+        candidates : array-like of item ids, optional
+            Choose among these; unknown ids are left out, or raise if ``unknown="raise"``.
+        filter : function, optional
+            Takes a frame with the columns `item` and ``title`` and returns one boolean per row: whether the item may
+            be recommended.
+
+        Returns
+        -------
+        DataFrame
+            Columns: the user id, ``rank`` from 1, the item id, ``title`` if titles are known, ``score`` (the
+            predicted rating that the list is sorted by, not cut to the range of the ratings) and ``known`` (False for
+            an unknown user, who gets the list of the mean user). n rows per user, or fewer if fewer items are left.
+
+        Notes
+        -----
+        Exact: every item is scored, in blocks of users of `scoring.BLOCK_BYTES` per thread. Equal scores are sorted by
+        item id.
+        """
+        check_is_fitted(self)
+        n, exclude_seen = check_int("n", n, 1), check_bool("exclude_seen", exclude_seen)
+        ids, rows = self.inputs.asked("user", users)
+        among = self._lists.candidates(candidates, filter)
+        skip = None
+        if exclude_seen:
+            if self.seen_ is None:
+                raise ValueError("this recommender was saved without seen items; use exclude_seen=False")
+            skip = seen_of(self.seen_, rows, len(self.items_), among)
+        item, score = self.scores.best(rows, n, skip, among)
+        place = np.nonzero(item >= 0)
+        return self._lists.ranked(("user", ids, rows >= 0), "item", item[place], score[place], place)
+
+    @reading
+    def recommend_all(self, n: int = 10, block: int = 10_000, **options: Any) -> Iterator[pd.DataFrame]:
+        """Recommend to all users, as a stream of the frames of `recommend` for `block` users each."""
+        check_is_fitted(self)
+        check_int("block", block, 1)
+        for lo in range(0, len(self.users_), block):
+            yield self.recommend(self.users_.ids[lo : lo + block], n, **options)
+
+    # --- similar -----------------------------------------------------------------------------------------------
+
+    def similar_items(self, items: Any, n: int = 10, metric: str = "cosine", index: str | None = None) -> pd.DataFrame:
+        """Find the items whose factors are nearest to those of each of some items.
+
+        Parameters
+        ----------
+        items : id or 1-d array-like of ids
+        n : int
+        metric : "cosine" or "dot"
+            Of the factors, without biases.
+        index : None, "sklearn" or "pynndescent"
+            None compares with every item. For large catalogs: scikit-learn's ball tree, also exact, or pynndescent's
+            graph, approximate (``pip install pynndescent``); both for cosine, built at the first call.
+
+        Returns
+        -------
+        DataFrame
+            Columns: the item id, ``rank``, ``similar_`` item id, ``title``, ``score``, ``known``.
+        """
+        return self._similar("item", items, n, metric, index)
+
+    def similar_users(self, users: Any, n: int = 10, metric: str = "cosine", index: str | None = None) -> pd.DataFrame:
+        """Find similar users, as `similar_items` finds items."""
+        return self._similar("user", users, n, metric, index)
+
+    @reading
+    def _similar(self, side: str, ids: Any, n: int, metric: str, index: str | None) -> pd.DataFrame:
+        check_is_fitted(self)
+        n = check_int("n", n, 1)
+        owners, rows = self.inputs.asked(side, ids)
+        found, score = self._neighbors.of_rows(self.scores, side, rows, n, metric, index)
+        place = np.nonzero(found >= 0)
+        return self._lists.ranked((side, owners, rows >= 0), side, found[place], score[place], place)
+
+    @reading
+    def nearest(self, factors: Any, n: int = 10, side: str = "item", metric: str = "cosine") -> pd.DataFrame:
+        """Find the items, or users, nearest to a vector of K factors.
+
+        Returns
+        -------
+        DataFrame
+            Columns: ``rank``, the id, ``title``, ``score``.
+        """
+        check_is_fitted(self)
+        self.vocabulary(side)  # refuses another side
+        check_unmasked("factors", factors)
+        given = np.asarray(factors)
+        k = self._neighbors.factors(side).shape[1]
+        with np.errstate(over="ignore"):  # an overflow is refused below
+            vector = given.astype(np.float32) if given.dtype.kind in "iuf" else np.full(given.shape, np.nan)
+        if vector.shape != (k,) or not np.isfinite(vector).all():
+            raise ValueError(f"factors is {factors!r}; it must be {k} finite numbers")
+        n = check_int("n", n, 1)
+        found, score = self._neighbors.of_vector(self.scores, side, vector, n, metric)
+        return pd.DataFrame({"rank": 1 + np.arange(found.size), **self._lists.named(side, found), "score": score})
