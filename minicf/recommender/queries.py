@@ -13,8 +13,9 @@ from sklearn.utils.validation import check_is_fitted
 from minicf.arguments import check_bool, check_int, check_unmasked
 from minicf.data import Bags, Vocabulary
 from minicf.models import Model
-from minicf.recommender.inputs import SIDES, Inputs
-from minicf.recommender.lists import Lists, seen_of
+from minicf.recommender.choices import Choice, ItemsOfUsers, read
+from minicf.recommender.inputs import SIDES, Inputs, as_ids
+from minicf.recommender.lists import Lists
 from minicf.recommender.neighbors import Neighbors
 from minicf.recommender.scores import Scores
 from minicf.recommender.snapshots import Snapshots, reading
@@ -113,6 +114,34 @@ class Queries(Snapshots):
         return (scores, known) if return_known else scores
 
     @reading
+    def predict_user(self, user: Any) -> NDArray[np.float32]:
+        """Predict the ratings of all items by one user, within the range of the ratings in training.
+
+        Parameters
+        ----------
+        user : id
+
+        Returns
+        -------
+        array of float32, shape (n_items,)
+            In the order of ``items_.ids``; those that `predict` gives for these pairs, bit for bit. For an unknown
+            user those of the mean user, or NaN if ``unknown="nan"``.
+
+        Raises
+        ------
+        UnknownIdError
+            An unknown user, if ``unknown="raise"``.
+        """
+        check_is_fitted(self)
+        if not pd.api.types.is_scalar(user):
+            raise TypeError(f"user is {str(user)[:60]!r}; it must be one id; predict takes many users")
+        row = self.inputs.lookup("user", as_ids(user))
+        if row[0] < 0 and self.unknown == "nan":
+            return np.full(len(self.items_), np.nan, np.float32)
+        items = np.arange(len(self.items_))
+        return self.scores.pairs(np.repeat(row, len(items)), items).clip(*self.rating_range_)
+
+    @reading
     def recommend(
         self,
         users: Any,
@@ -120,6 +149,7 @@ class Queries(Snapshots):
         exclude_seen: bool = True,
         candidates: Any = None,
         filter: Callable[[pd.DataFrame], Any] | None = None,
+        exclude: Any = None,
     ) -> pd.DataFrame:
         """Recommend the best items to each user.
 
@@ -129,11 +159,15 @@ class Queries(Snapshots):
         n : int
         exclude_seen : bool
             Leave out the seen items of the user.
-        candidates : array-like of item ids, optional
-            Choose among these; unknown ids are left out, or raise if ``unknown="raise"``.
+        candidates : optional
+            Choose among these items, for all users: a 1-d array-like of item ids; or for each user: a mapping from user
+            id to a 1-d array-like of item ids, or a frame (or `Ratings`) of pairs with the columns `user` and `item`. A
+            user without candidates there has no list. Unknown ids are left out, or raise if ``unknown="raise"``.
         filter : function, optional
-            Takes a frame with the columns `item` and ``title`` and returns one boolean per row: whether the item may
-            be recommended.
+            Takes a frame with the columns `item` and ``title`` of all items that are candidates and returns one boolean
+            per row: whether the item may be recommended.
+        exclude : optional
+            Leave out these items, given as `candidates` are.
 
         Returns
         -------
@@ -144,29 +178,52 @@ class Queries(Snapshots):
 
         Notes
         -----
-        Exact: every item is scored, in blocks of users of `scoring.BLOCK_BYTES` per thread. Equal scores are sorted by
-        item id.
+        Exact: every item that is left is scored, in blocks of users of `scoring.BLOCK_BYTES` per thread; with
+        candidates for each user, those alone. Equal scores are sorted by item id.
         """
         check_is_fitted(self)
-        n, exclude_seen = check_int("n", n, 1), check_bool("exclude_seen", exclude_seen)
+        n = check_int("n", n, 1)
         ids, rows = self.inputs.asked("user", users)
-        among = self._lists.candidates(candidates, filter)
-        skip = None
-        if exclude_seen:
-            if self.seen_ is None:
-                raise ValueError("this recommender was saved without seen items; use exclude_seen=False")
-            skip = seen_of(self.seen_, rows, len(self.items_), among)
-        item, score = self.scores.best(rows, n, skip, among)
-        place = np.nonzero(item >= 0)
-        return self._lists.ranked(("user", ids, rows >= 0), "item", item[place], score[place], place)
+        return self._recommended(ids, rows, n, self._choice(exclude_seen, candidates, filter, exclude))
 
     @reading
-    def recommend_all(self, n: int = 10, block: int = 10_000, **options: Any) -> Iterator[pd.DataFrame]:
+    def recommend_all(
+        self,
+        n: int = 10,
+        block: int = 10_000,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        filter: Callable[[pd.DataFrame], Any] | None = None,
+        exclude: Any = None,
+    ) -> Iterator[pd.DataFrame]:
         """Recommend to all users, as a stream of the frames of `recommend` for `block` users each."""
         check_is_fitted(self)
-        check_int("block", block, 1)
+        n, block = check_int("n", n, 1), check_int("block", block, 1)
+        choice = self._choice(exclude_seen, candidates, filter, exclude)
         for lo in range(0, len(self.users_), block):
-            yield self.recommend(self.users_.ids[lo : lo + block], n, **options)
+            ids = pd.Series(self.users_.ids[lo : lo + block])
+            yield self._recommended(ids, np.arange(lo, lo + len(ids)), n, choice)
+
+    def _choice(self, exclude_seen: bool, candidates: Any, filter: Any, exclude: Any) -> Choice:
+        inputs, n_items = self.inputs, len(self.items_)
+        seen = None
+        if check_bool("exclude_seen", exclude_seen):
+            if self.seen_ is None:
+                raise ValueError("this recommender was saved without seen items; use exclude_seen=False")
+            seen = self.seen_
+        among, gone = (read(inputs, name, x) for name, x in (("candidates", candidates), ("exclude", exclude)))
+        own, items = (among, None) if isinstance(among, ItemsOfUsers) else (None, among)
+        if filter is not None:
+            rows = np.arange(n_items) if items is None else items
+            items = self._lists.filtered("item", rows if own is None else np.unique(own.lists.index), filter)
+        if isinstance(gone, np.ndarray):
+            items = np.setdiff1d(np.arange(n_items) if items is None else items, gone)
+        return Choice(items, own, gone if isinstance(gone, ItemsOfUsers) else None, seen)
+
+    def _recommended(self, ids: pd.Series, rows: np.ndarray, n: int, choice: Choice) -> pd.DataFrame:
+        item, score = choice.best(self.scores, ids, rows, n, len(self.items_))
+        place = np.nonzero(item >= 0)
+        return self._lists.ranked(("user", ids, rows >= 0), "item", item[place], score[place], place)
 
     # --- similar -----------------------------------------------------------------------------------------------
 
