@@ -77,7 +77,12 @@ def read(inputs: Inputs, name: str, given: Any) -> np.ndarray | ItemsOfUsers | N
             raise TypeError(f"{name} is a frame with the columns {columns[:5]}; {_accepted(inputs)}")
     if isinstance(given, Mapping | Ratings) or hasattr(given, "columns"):
         return ItemsOfUsers.read(inputs, name, given)
-    found = inputs.lookup("item", as_ids(given))
+    return known_rows(inputs, "item", given)
+
+
+def known_rows(inputs: Inputs, side: str, ids: Any) -> np.ndarray:
+    """Return the rows of ids, ascending; unknown ids are left out, or raise, by the policy."""
+    found = inputs.lookup(side, as_ids(ids))
     return np.unique(found[found >= 0])
 
 

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from minicf.arguments import check_bool, check_int, check_unmasked
 from minicf.data import Bags, Vocabulary
 from minicf.models import Model
-from minicf.recommender.choices import Choice, ItemsOfUsers, read
+from minicf.recommender.choices import Choice, ItemsOfUsers, known_rows, read
 from minicf.recommender.inputs import SIDES, Inputs, as_ids
 from minicf.recommender.lists import Lists
 from minicf.recommender.neighbors import Neighbors
@@ -227,7 +227,15 @@ class Queries(Snapshots):
 
     # --- similar -----------------------------------------------------------------------------------------------
 
-    def similar_items(self, items: Any, n: int = 10, metric: str = "cosine", index: str | None = None) -> pd.DataFrame:
+    def similar_items(
+        self,
+        items: Any,
+        n: int = 10,
+        metric: str = "cosine",
+        index: str | None = None,
+        candidates: Any = None,
+        filter: Callable[[pd.DataFrame], Any] | None = None,
+    ) -> pd.DataFrame:
         """Find the items whose factors are nearest to those of each of some items.
 
         Parameters
@@ -239,24 +247,49 @@ class Queries(Snapshots):
         index : None, "sklearn" or "pynndescent"
             None compares with every item. For large catalogs: scikit-learn's ball tree, also exact, or pynndescent's
             graph, approximate (``pip install pynndescent``); both for cosine, built at the first call.
+        candidates : 1-d array-like of item ids, optional
+            Choose among these; unknown ids are left out, or raise if ``unknown="raise"``.
+        filter : function, optional
+            As for `recommend`: which of the candidates may be in a list.
 
         Returns
         -------
         DataFrame
-            Columns: the item id, ``rank``, ``similar_`` item id, ``title``, ``score``, ``known``.
-        """
-        return self._similar("item", items, n, metric, index)
+            Columns: the item id, ``rank``, ``similar_`` item id, ``title``, ``score``, ``known``. Equal scores are
+            sorted by item id.
 
-    def similar_users(self, users: Any, n: int = 10, metric: str = "cosine", index: str | None = None) -> pd.DataFrame:
-        """Find similar users, as `similar_items` finds items."""
-        return self._similar("user", users, n, metric, index)
+        Notes
+        -----
+        An index holds all items: it is asked for the nearest of all, and for twice as many, until n of them are
+        candidates that pass the filter. Few candidates are all compared instead.
+        """
+        return self._similar("item", items, n, metric, index, candidates, filter)
+
+    def similar_users(
+        self,
+        users: Any,
+        n: int = 10,
+        metric: str = "cosine",
+        index: str | None = None,
+        candidates: Any = None,
+        filter: Callable[[pd.DataFrame], Any] | None = None,
+    ) -> pd.DataFrame:
+        """Find similar users, as `similar_items` finds items; `candidates` are user ids, a filter gets their frame."""
+        return self._similar("user", users, n, metric, index, candidates, filter)
 
     @reading
-    def _similar(self, side: str, ids: Any, n: int, metric: str, index: str | None) -> pd.DataFrame:
+    def _similar(
+        self, side: str, ids: Any, n: int, metric: str, index: str | None, candidates: Any, filter: Any
+    ) -> pd.DataFrame:
         check_is_fitted(self)
         n = check_int("n", n, 1)
         owners, rows = self.inputs.asked(side, ids)
-        found, score = self._neighbors.of_rows(self.scores, side, rows, n, metric, index)
+        among = None if candidates is None else known_rows(self.inputs, side, candidates)
+        if filter is not None:
+            among = self._lists.filtered(
+                side, np.arange(len(self.vocabulary(side))) if among is None else among, filter
+            )
+        found, score = self._neighbors.of_rows(self.scores, side, rows, n, metric, index, among)
         place = np.nonzero(found >= 0)
         return self._lists.ranked((side, owners, rows >= 0), side, found[place], score[place], place)
 

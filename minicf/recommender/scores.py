@@ -169,6 +169,12 @@ class Scores:
             len(others),
         )
 
+    def top(
+        self, vectors: np.ndarray, others: np.ndarray, rows: np.ndarray, n: int, skip: Bags | None = None
+    ) -> np.ndarray:
+        """Return what `nearest` returns, in the order of float32 products, which the block rounds."""
+        return self._top(by_products(vectors, others, self._backend.module()), rows, len(others), n, skip)
+
     def _errors(self, user: np.ndarray) -> NDArray[np.float64]:
         """Return for each user how far two computations of a score, in any order of summing, can be apart.
 
