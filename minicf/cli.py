@@ -89,7 +89,7 @@ OPTIONS = {
     r"^([kn]) is\b": r"-\1 is",
     r'say duplicates="last" or duplicates="mean", or drop them': "say --duplicates last or --duplicates mean",
     r"\bexclude_seen=False": "--with-seen",
-    r"; use partial_fit instead": "",
+    r"; use recalculate$": "",
 }
 
 

@@ -19,7 +19,7 @@ from minicf.models import Dot, DotBias, Model
 from minicf.optim import SGD, Optimizer
 from minicf.recommender import files
 from minicf.recommender.fold_in import FoldIn, usable_ratings
-from minicf.recommender.growth import Growth
+from minicf.recommender.growth import Growth, unseen
 from minicf.recommender.inputs import SIDES, of_side, opposite, warn
 from minicf.recommender.quality import quality
 from minicf.recommender.queries import Queries
@@ -325,7 +325,7 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            An id that is already known (use `partial_fit`), an id of another type than the known ids, or no rating
+            An id that is already known (use `recalculate`), an id of another type than the known ids, or no rating
             with a known id of the other side.
 
         Notes
@@ -333,21 +333,63 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         Equations (G1) and (G3) of `minicf.recommender.fold_in`: ridge regression on the ratings, with a prior made of
         the weight decay of training and of the distribution of the rows of this side.
         """
+        solved, across = self._solved(ratings, id, side, known=False)
+        growth = self._grow({side: solved[0]}, {side: solved})
+        self.titles_ = growth.titles(self.titles_)
+        self.seen_ = growth.seen(self.seen_, *self._pairs(side, across))
+        return self._lists.factors(self.weights_, side, self.vocabulary(side).index(solved[0]))
+
+    @writing
+    def recalculate(self, ratings: Any, id: Any = None, side: str = "user") -> pd.DataFrame:
+        """Solve the row of a known user, or item, anew from its present ratings, without training.
+
+        Parameters
+        ----------
+        ratings, id, side
+            As for `fold_in`, of known ids: all ratings of each, which replace those that it had.
+
+        Returns
+        -------
+        DataFrame
+            The new rows, as in `factors`: those that `fold_in` would give a new id, bit for bit. No other row changes.
+
+        Raises
+        ------
+        ValueError
+            An unknown id (use `fold_in`), or no rating with a known id of the other side.
+
+        Notes
+        -----
+        `seen_` has the given ratings in place of the earlier ones; `n_ratings_` and `rating_range_` stay those of
+        training. `partial_fit` instead adds ratings to those that a row was made from, and moves other rows too.
+        """
+        solved, across = self._solved(ratings, id, side, known=True)
+        growth = self._grow({}, {side: solved})
+        if self.seen_ is not None:
+            self.seen_ = growth.seen(
+                unseen(self.seen_, side, self.vocabulary(side).index(solved[0])), *self._pairs(side, across)
+            )
+        return self._lists.factors(self.weights_, side, self.vocabulary(side).index(solved[0]))
+
+    def _solved(
+        self, ratings: Any, id: Any, side: str, known: bool
+    ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Return the ids and rows of `FoldIn.rows`, and for each usable rating its id and the row on the other side."""
         check_is_fitted(self)
         self.vocabulary(side)
         inputs = self.inputs
         new = inputs.ratings_of_new(ratings, id, side)
+        ids, across, rating = usable_ratings(inputs, new, side, known)
         lowest, highest = float(new.rating.min()), float(new.rating.max())
         low, high = self.rating_range_
         if lowest < low or highest > high:
             warn(f"ratings are {lowest:g} … {highest:g}; they must be on the scale of training, {low:g} … {high:g}")
-        ids, across, rating = usable_ratings(inputs, new, side)
-        solved = self._solver(self._settings()).rows(side, ids, across, rating)
-        growth = self._grow({side: ids}, {side: solved})
-        self.titles_ = growth.titles(self.titles_)
-        own = self.vocabulary(side).index(ids)
-        self.seen_ = growth.seen(self.seen_, *((own, across) if side == "user" else (across, own)))
-        return self._lists.factors(self.weights_, side, self.vocabulary(side).index(solved[0]))
+        return self._solver(self._settings()).rows(side, ids, across, rating), (ids, across)
+
+    def _pairs(self, side: str, ratings: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of user and item of ratings, given by the ids of a side and the rows of the other."""
+        own, across = self.vocabulary(side).index(ratings[0]), ratings[1]
+        return (own, across) if side == "user" else (across, own)
 
     def _solver(self, settings: Settings) -> FoldIn:
         return FoldIn(self.model_, self.weights_, self.std_, self.unit_, settings.optimizer)
