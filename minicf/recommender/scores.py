@@ -128,12 +128,12 @@ class Scores:
             Rows; -1 for the mean row.
         n : int
         own : Bags
-            For each list, rows of the items to choose among, each once.
+            For each list, rows of the items to choose among, ascending, each once.
         """
         sizes = np.diff(own.start)
         owner = np.repeat(np.arange(len(user)), sizes)
         score = self.pairs(user[owner], own.index)
-        order = np.lexsort((own.index, -score, owner))
+        order = np.lexsort((-score, owner))  # stable: equal scores stay by row
         place = np.arange(len(order)) - own.start[owner]
         kept = place < n
         shape = len(user), min(n, int(sizes.max(initial=0)))
