@@ -91,7 +91,7 @@ OPTIONS = {
     r'say duplicates="last" or duplicates="mean", or drop them': "say --duplicates last or --duplicates mean",
     r'Say duplicates="mean" or "last"(.*), "error"': r"Say --duplicates mean or last\1, or --duplicates error",
     r"\bexclude_seen=False": "--with-seen",
-    r"; use partial_fit instead": "",
+    r"; use recalculate$": "",
 }
 
 
@@ -206,6 +206,8 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument(
         "--new", metavar="CSV", help="ratings of a new user: item and rating columns; - for standard input"
     )
+    for name, text in (("--candidates", "recommend to each user only these"), ("--exclude", "leave these out")):
+        sub.add_argument(name, metavar="CSV", help=f"{text}: user and item columns (with --new, the item column)")
     encoding(sub)
     duplicates(sub)
     sub.add_argument("--with-seen", action="store_true", help="also recommend seen items")
@@ -420,11 +422,14 @@ def _recommend(options: argparse.Namespace) -> None:
     recommender = _load(options.model)
     recommender.duplicates = options.duplicates or recommender.duplicates
     options.n = min(options.n, len(recommender.items_))
+    choice: dict[str, Any] = {"exclude_seen": not options.with_seen}
+    for name in ("candidates", "exclude"):
+        if path := getattr(options, name):
+            needed = ("item",) if options.new else ("user", "item")
+            pairs = _table(path, _names(recommender), needed, options.encoding, recommender)
+            choice[name] = pairs[recommender.item] if options.new else pairs
     if options.all:
-        frames = (
-            frame.drop(columns="known")
-            for frame in recommender.recommend_all(options.n, exclude_seen=not options.with_seen)
-        )
+        frames = (frame.drop(columns="known") for frame in recommender.recommend_all(options.n, **choice))
         if options.output != "-":
             return _write(pd.concat(frames), options)
         for at, frame in enumerate(frames):
@@ -445,7 +450,7 @@ def _recommend(options: argparse.Namespace) -> None:
         users = [new]
     else:
         users = [_as_known(recommender, "user", text) for text in options.user]
-    frame = recommender.recommend(users, options.n, exclude_seen=not options.with_seen)
+    frame = recommender.recommend(users, options.n, **choice)
     return _write(frame.drop(columns="known"), options)
 
 

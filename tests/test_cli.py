@@ -90,6 +90,31 @@ def test_recommend_to_someone_new(model, tmp_path, capsys, monkeypatch):
     pd.testing.assert_frame_equal(out(capsys), from_file)
 
 
+def test_candidates_and_exclusions_from_files(model, tmp_path, capsys):
+    pairs = pd.DataFrame({"userId": ["u100", "u107", "u107", "new"], "movieId": [1000, 994, 988, 5]})
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    users = ["--user", "u107", "--user", "u100", "--user", "u114"]
+    for option in ("candidates", "exclude"):
+        chosen = f"--{option}", tmp_path / "pairs.csv"
+        expected = load(model).recommend(["u107", "u100", "u114"], 20, False, **{option: pairs})
+        assert run("recommend", model, *users, "-n", 20, "--with-seen", *chosen) == 0
+        got = out(capsys)
+        assert got[["userId", "movieId"]].values.tolist() == expected[["userId", "movieId"]].values.tolist()
+        assert run("recommend", model, "--all", "-n", 20, "--with-seen", *chosen) == 0
+        assert len(out(capsys)) == (3 if option == "candidates" else 12 * 15 - 3)
+    (tmp_path / "new.csv").write_text("movieId,rating\n1000,5\n")
+    pairs[["movieId"]].to_csv(tmp_path / "items.csv", index=False)
+    assert run("recommend", model, "--new", tmp_path / "new.csv", "--candidates", tmp_path / "items.csv") == 0
+    assert set(out(capsys).movieId) == {994, 988}
+    assert run("recommend", model, "--user", "u100", "--exclude", tmp_path / "items.csv") == 1
+    assert "items.csv has no column 'userId'" in capsys.readouterr().err
+    (tmp_path / "odd.csv").write_text("userId,movieId\nu107,994\nu107,film\n")
+    assert run("recommend", model, "--user", "u107", "--with-seen", "--candidates", tmp_path / "odd.csv") == 0
+    captured = capsys.readouterr()
+    assert "odd.csv, row 2 (from 1, without the header): item 'film' is not an integer" in captured.err
+    assert pd.read_csv(io.StringIO(captured.out)).movieId.tolist() == [994]
+
+
 def test_similar(model, capsys):
     assert run("similar", model, "--item", 1000, "-n", 2) == 0
     by_id = out(capsys)

@@ -186,7 +186,6 @@ NO_IDS = {
 def test_what_is_no_list_of_ids_is_refused(fitted, frame, kind):
     calls = (
         lambda ids: fitted.recommend(ids, n=2),
-        lambda ids: fitted.recommend(107, n=2, candidates=ids),
         lambda ids: fitted.similar_users(ids, n=2),
         lambda ids: fitted.similar_items(ids, n=2),
     )
@@ -195,6 +194,11 @@ def test_what_is_no_list_of_ids_is_refused(fitted, frame, kind):
             (TypeError, ValueError), match=r"^ids (is|has|holds) .*(column|1-d|mask|level|whole number)"
         ):
             call(NO_IDS[kind](frame))
+    if kind not in ("whole frame", "counts"):  # pairs, and a mapping without users
+        with pytest.raises(
+            (TypeError, ValueError), match=r"^(ids|candidates).* (is|has|holds) .*(1-d|column|mask|level|number)"
+        ):
+            fitted.recommend(107, n=2, candidates=NO_IDS[kind](frame))
 
 
 @pytest.mark.parametrize("kind", ["frame", "polars frame", "pyarrow table", "dict", "MultiIndex", "nested array"])

@@ -1,4 +1,4 @@
-"""Build lists: seen items to leave out, candidates to choose among, and tables with ids and titles."""
+"""Build lists as tables with ids and titles, and find the relevant items in them."""
 
 from __future__ import annotations
 
@@ -9,34 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from minicf.data import Bags, Ratings
-from minicf.recommender.inputs import Inputs, as_ids
-
-# --- seen items -------------------------------------------------------------------------------------------------------
-
-
-def seen_of(seen: Bags, users: np.ndarray, n_items: int, candidates: np.ndarray | None) -> Bags:
-    """Return the seen items of some users, as positions among the candidates.
-
-    Parameters
-    ----------
-    seen : Bags
-        Rows of items, for each user.
-    users : array of int, shape (n_lists,)
-        Rows; -1, an unknown user, has seen nothing.
-    n_items : int
-        Of all items.
-    candidates : array of int, optional
-        Rows of items; by default all.
-    """
-    skip = seen.take(users)
-    if candidates is None:
-        return skip
-    position = np.full(n_items, -1, np.int32)
-    position[candidates] = np.arange(len(candidates), dtype=np.int32)
-    at, owner = position[skip.index], np.repeat(np.arange(len(users)), np.diff(skip.start))
-    return Bags.of(owner[at >= 0], at[at >= 0], len(users))
-
+from minicf.data import Ratings
+from minicf.recommender.inputs import Inputs
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
@@ -55,26 +29,15 @@ class Lists:
     inputs: Inputs
     titles: np.ndarray | None
 
-    def candidates(self, candidates: Any, filter: Callable[[pd.DataFrame], Any] | None) -> np.ndarray | None:
-        """Return the rows of the items that may be recommended, ascending; None for all.
-
-        `candidates` and `filter` are those of `Recommender.recommend`.
-        """
-        if candidates is None and filter is None:
-            return None
-        rows = np.arange(len(self.inputs.vocabulary("item")))
-        if candidates is not None:
-            found = self.inputs.lookup("item", as_ids(candidates))
-            rows = np.unique(found[found >= 0])
-        if filter is not None:
-            chosen = np.asarray(filter(pd.DataFrame(self.named("item", rows))))
-            if chosen.dtype != bool or chosen.shape != (len(rows),):
-                raise ValueError(
-                    f"filter returned {chosen.dtype} of shape {chosen.shape}; it must return one boolean for each of "
-                    f"the {len(rows)} items"
-                )
-            rows = rows[chosen]
-        return rows
+    def filtered(self, side: str, rows: np.ndarray, filter: Callable[[pd.DataFrame], Any]) -> np.ndarray:
+        """Return those of some rows of a side that `filter` of `Recommender.recommend` chooses."""
+        chosen = np.asarray(filter(pd.DataFrame(self.named(side, rows))))
+        if chosen.dtype != bool or chosen.shape != (len(rows),):
+            raise ValueError(
+                f"filter returned {chosen.dtype} of shape {chosen.shape}; it must return one boolean for each of "
+                f"the {len(rows)} {side}s"
+            )
+        return rows[chosen]
 
     def named(self, side: str, rows: np.ndarray, column: str | None = None) -> dict[str, np.ndarray]:
         """Return the ids of some rows of a side, by the name of their column, and their titles if there are any."""
