@@ -280,6 +280,7 @@ def recommended(frame: pd.DataFrame, path: Path) -> minicf.Recommender:
     assert_type(recommender.similar_items(["x"]), pd.DataFrame)
     assert_type(recommender.similar_users("ann", metric="dot"), pd.DataFrame)
     assert_type(recommender.fold_in({"x": 4.5}, id="bob"), pd.DataFrame)
+    assert_type(recommender.recalculate({"x": 4.5}, id="bob"), pd.DataFrame)
     assert_type(recommender.factors("item"), pd.DataFrame)
     assert_type(recommender.nearest([0.0] * 8), pd.DataFrame)
     assert_type((recommender.users_, recommender.items_), tuple[minicf.Vocabulary, minicf.Vocabulary])
