@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -23,6 +24,7 @@ import pandas as pd
 
 from minicf import tables
 from minicf.data import Vocabulary
+from minicf.texts import harmless
 
 COLUMNS = {"user": "userId", "item": "movieId", "rating": "rating"}
 
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stderr is None:  # closed: messages are not to end up in the output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="minicf: %(message)s")
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, handlers=[_Log()])
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {_in_options(str(message))}")
     try:
         if getattr(options, "encoding", None) is not None:
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _Failure, ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RecursionError
     ) as error:  # fmt: skip
         if options.traceback:
-            raise
+            print("\n".join(map(harmless, traceback.format_exc().splitlines())), file=sys.stderr)
         if isinstance(error, OSError):
             _drop_output()
         text = str(error)
@@ -116,7 +118,7 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(joined, namespace)
 
     def error(self, message: str) -> NoReturn:
-        super().error(tables.harmless(message))
+        super().error(harmless(message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -547,7 +549,7 @@ def _doctor(options: argparse.Namespace) -> None:
     except Exception as error:
         lines.append(("backend auto", f"fails: {error}"))
     width = max(len(name) for name, _ in lines)
-    print("\n".join(f"{name:<{width}}  {text}" for name, text in lines))
+    print("\n".join(harmless(f"{name:<{width}}  {text}") for name, text in lines))
 
 
 def _version(name: str) -> str | None:
@@ -571,9 +573,14 @@ def _gpu() -> str:
         return f"none that CuPy can use: {error}"
 
 
+class _Log(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
+
+
 def _say(text: str) -> None:
     """Print one line for a person."""
-    text = tables.harmless(" ".join(text.split()))
+    text = harmless(" ".join(text.split()))
     print(f"minicf: {text if len(text) <= 1000 else f'{text[:700]} … {text[-290:]}'}", file=sys.stderr)
 
 

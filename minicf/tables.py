@@ -18,7 +18,6 @@ import os
 import re
 import stat
 import sys
-import unicodedata
 import warnings
 import zipfile
 import zlib
@@ -32,6 +31,7 @@ from pandas.api.types import is_numeric_dtype
 from minicf import files
 from minicf.data import Vocabulary
 from minicf.data.checks import plural
+from minicf.texts import harmless
 
 
 class TableError(ValueError):
@@ -363,25 +363,11 @@ def write(frame: pd.DataFrame, path: str, header: bool = True) -> None:
         # Ids go on into pipes as they are; a title is only read.
         if name == "title" or (sys.stdout.isatty() and not is_numeric_dtype(shown[name])):
             shown[name] = [harmless(cell) if isinstance(cell, str) else cell for cell in shown[name]]
+    if sys.stdout.isatty():
+        shown.columns = [harmless(name) for name in shown.columns]
     sys.stdout.flush()
     sys.stdout.buffer.write(shown.to_csv(index=False, header=header).encode())
     sys.stdout.buffer.flush()
-
-
-def harmless(text: str) -> str:
-    """Return a text with escapes in place of characters that a terminal would obey, or that change the order of others.
-
-    These are the control characters (ESC among them), line separators, and the marks of writing direction.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        ascii(mark)[1:-1] if unicodedata.category(mark) in ("Cc", "Zl", "Zp", "Cs") or mark in DIRECTIONS else mark
-        for mark in text
-    )
-
-
-DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def formulas(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
