@@ -299,7 +299,7 @@ def _titles(path: str, column: str, encoding: str | None, items: Vocabulary) -> 
     if not (items.index(ids, missing=-1) >= 0).any():
         raise _Failure(f"{path} has no title of an item with a rating: column {column!r} must hold the items' ids")
     if (repeated := ids.duplicated()).any():
-        raise _Failure(f"{path} has the item {ids[repeated].iloc[0]!r} more than once; keep one")
+        raise _Failure(f"{path} has the item {ids[repeated].tolist()[0]!r} more than once; keep one")
     return pd.Series(title.to_numpy(dtype=object), index=ids)
 
 

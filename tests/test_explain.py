@@ -31,8 +31,8 @@ from minicf import (
 )
 from minicf.data import Batch, UnknownIdError
 from minicf.explain import pictures, source
-from minicf.texts import harmless
 from minicf.models import Model, Parameter
+from minicf.texts import harmless
 from minicf.train import History
 
 SIDES = ("user", "item")
@@ -319,8 +319,8 @@ CALLS = {
 
 
 ODD = (
-    "$x$", "$", "$$", "$\\frac{$", "\\$a\\$", "\\frac{", "5$ & 6$", "a_b^c", "{", "}", "%", "#", "~", "_hidden", "$\\alpha$ (1999)",
-    "\x1b[31mred", "\0", "two\nlines", "\r", "\u2028", "\u202eabc", "", " ", "<b>", "No $ at all (1999)",
+    "$x$", "$", "$$", "$\\frac{$", "\\$a\\$", "\\frac{", "5$ & 6$", "a_b^c", "{", "}", "%", "#", "~", "_hidden",
+    "$\\alpha$ (1999)", "\x1b[31mred", "\0", "two\nlines", "\r", "\u2028", "\u202eabc", "", " ", "<b>", "No $ (1999)",
 )  # fmt: skip
 
 

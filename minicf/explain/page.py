@@ -108,7 +108,7 @@ def explore(
     )
     page = resources.files("minicf.explain").joinpath("explore.html").read_text(encoding="utf-8")
     fill = {
-        "TITLE": html.escape(title),
+        "TITLE": html.escape(title.replace("\0", "\ufffd")),  # no HTML can hold a null character
         "LIBRARY": _zipped(get_plotlyjs()),
         "DATA": _zipped(json.dumps(data, allow_nan=False)),
     }
