@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stderr is None:  # closed: messages are not to end up in the output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
     options = _parser().parse_args(arguments)
+    for name in TYPED.intersection(vars(options)):
+        given = getattr(options, name)
+        setattr(options, name, [*map(_decoded, given)] if isinstance(given, list) else given and _decoded(given))
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, handlers=[_Log()])
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {_in_options(str(message))}")
     try:
@@ -66,6 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"error: {_in_options(text.strip() or repr(error))}")
         return 1
     return 0
+
+
+TYPED = {"user", "item", "title", "user_column", "item_column", "rating_column"}
+"""Options whose values occur in files; those of names of files stay as the system gave them."""
+
+
+def _decoded(text: str) -> str:
+    """Return an argument as UTF-8, as files are read, where the locale could not decode its bytes."""
+    try:
+        return os.fsencode(text).decode() if not text.isascii() and re.search("[\udc80-\udcff]", text) else text
+    except UnicodeError:
+        return text
 
 
 def _drop_output() -> None:

@@ -162,7 +162,8 @@ def _text(data: bytes, path: str, encoding: str | None) -> str:
     except UnicodeDecodeError as error:
         line = 1 + len(re.findall(rb"\r\n|\r|\n", data[: error.start]))
         byte = error.start - max(data.rfind(b"\n", 0, error.start), data.rfind(b"\r", 0, error.start))
-        remedy = "give its right --encoding" if encoding or mark else "save it as UTF-8, or say --encoding cp1252"
+        guess = "utf-16-le" if b"\0" in data[:100] else "cp1252"
+        remedy = "give its right --encoding" if encoding or mark else f"save it as UTF-8, or say --encoding {guess}"
         raise TableError(
             f"{path} is not in {name.upper()}: line {line}, byte {byte} is 0x{data[error.start]:02x}; {remedy}"
         ) from None

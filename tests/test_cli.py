@@ -227,6 +227,21 @@ def test_ids_of_new_users_and_titles_have_the_type_of_training(numbered, tmp_pat
     assert f"user is '0{first}'; it must be an integer" in capsys.readouterr().err
 
 
+def test_arguments_are_utf8_where_the_locale_is_none(tmp_path):
+    rows = [f"Zoë{u},İ{i},{(u + i) % 5 + 1}" for u in range(4) for i in range(4)]
+    (tmp_path / "r.csv").write_text("\n".join(["usér,itém,rating", *rows]), "utf-8")
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for words in (
+        ["train", "r.csv", "-o", "m.npz", "--user-column", "usér", "--item-column", "itém", "--backend", "numpy"],
+        ["recommend", "m.npz", "--user", "Zoë1", "-n", "1", "--with-seen"],
+        ["similar", "m.npz", "--item", "İ2", "-n", "1"],
+    ):
+        command = [os.fsencode(word) for word in (sys.executable, "-m", "minicf", *words)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().startswith("itém,rank,similar_itém,score\nİ2,1,İ")
+
+
 @pytest.mark.parametrize("name", ["-0zEx", "02", "-5", "--x", "-n5"])
 def test_ids_that_look_like_options(tmp_path, name, capsys):
     path = tmp_path / "r.csv"
