@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -23,6 +24,7 @@ import pandas as pd
 
 from minicf import tables
 from minicf.data import Vocabulary
+from minicf.texts import harmless
 
 DUPLICATES = ("warn", "mean", "last", "error")
 COLUMNS = {"user": "userId", "item": "movieId", "rating": "rating"}
@@ -37,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stderr is None:  # closed: messages are not to end up in the output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="minicf: %(message)s")
+    for name in TYPED.intersection(vars(options)):
+        given = getattr(options, name)
+        setattr(options, name, [*map(_decoded, given)] if isinstance(given, list) else given and _decoded(given))
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, handlers=[_Log()])
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {_in_options(str(message))}")
     try:
         if getattr(options, "encoding", None) is not None:
@@ -56,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _Failure, ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RecursionError
     ) as error:  # fmt: skip
         if options.traceback:
-            raise
+            print("\n".join(map(harmless, traceback.format_exc().splitlines())), file=sys.stderr)
         if isinstance(error, OSError):
             _drop_output()
         text = str(error)
@@ -65,6 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"error: {_in_options(text.strip() or repr(error))}")
         return 1
     return 0
+
+
+TYPED = {"user", "item", "title", "user_column", "item_column", "rating_column"}
+"""Options whose values occur in files; those of names of files stay as the system gave them."""
+
+
+def _decoded(text: str) -> str:
+    """Return an argument as UTF-8, as files are read, where the locale could not decode its bytes."""
+    try:
+        return os.fsencode(text).decode() if not text.isascii() and re.search("[\udc80-\udcff]", text) else text
+    except UnicodeError:
+        return text
 
 
 def _drop_output() -> None:
@@ -118,7 +135,7 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(joined, namespace)
 
     def error(self, message: str) -> NoReturn:
-        super().error(tables.harmless(message))
+        super().error(harmless(message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -300,7 +317,7 @@ def _titles(path: str, column: str, encoding: str | None, items: Vocabulary) -> 
     if not (items.index(ids, missing=-1) >= 0).any():
         raise _Failure(f"{path} has no title of an item with a rating: column {column!r} must hold the items' ids")
     if (repeated := ids.duplicated()).any():
-        raise _Failure(f"{path} has the item {ids[repeated].iloc[0]!r} more than once; keep one")
+        raise _Failure(f"{path} has the item {ids[repeated].tolist()[0]!r} more than once; keep one")
     return pd.Series(title.to_numpy(dtype=object), index=ids)
 
 
@@ -553,7 +570,7 @@ def _doctor(options: argparse.Namespace) -> None:
     except Exception as error:
         lines.append(("backend auto", f"fails: {error}"))
     width = max(len(name) for name, _ in lines)
-    print("\n".join(f"{name:<{width}}  {text}" for name, text in lines))
+    print("\n".join(harmless(f"{name:<{width}}  {text}") for name, text in lines))
 
 
 def _version(name: str) -> str | None:
@@ -577,9 +594,14 @@ def _gpu() -> str:
         return f"none that CuPy can use: {error}"
 
 
+class _Log(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
+
+
 def _say(text: str) -> None:
     """Print one line for a person."""
-    text = tables.harmless(" ".join(text.split()))
+    text = harmless(" ".join(text.split()))
     print(f"minicf: {text if len(text) <= 1000 else f'{text[:700]} … {text[-290:]}'}", file=sys.stderr)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import subprocess
 import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -255,6 +257,21 @@ def test_ids_of_new_users_and_titles_have_the_type_of_training(numbered, tmp_pat
     assert f"user is '0{first}'; it must be an integer" in capsys.readouterr().err
 
 
+def test_arguments_are_utf8_where_the_locale_is_none(tmp_path):
+    rows = [f"Zoë{u},İ{i},{(u + i) % 5 + 1}" for u in range(4) for i in range(4)]
+    (tmp_path / "r.csv").write_text("\n".join(["usér,itém,rating", *rows]), "utf-8")
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for words in (
+        ["train", "r.csv", "-o", "m.npz", "--user-column", "usér", "--item-column", "itém", "--backend", "numpy"],
+        ["recommend", "m.npz", "--user", "Zoë1", "-n", "1", "--with-seen"],
+        ["similar", "m.npz", "--item", "İ2", "-n", "1"],
+    ):
+        command = [os.fsencode(word) for word in (sys.executable, "-m", "minicf", *words)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().startswith("itém,rank,similar_itém,score\nİ2,1,İ")
+
+
 @pytest.mark.parametrize("name", ["-0zEx", "02", "-5", "--x", "-n5"])
 def test_ids_that_look_like_options(tmp_path, name, capsys):
     path = tmp_path / "r.csv"
@@ -388,6 +405,60 @@ def test_titles_in_terminals_and_spreadsheets(tmp_path, ratings, capsys):
     assert run("similar", model, "--title", "Red") == 1
     assert "\x1b" not in (said := capsys.readouterr().err)
     assert "2 titles match" in said
+
+
+def test_no_escape_sequence_reaches_a_terminal(tmp_path, capsys, monkeypatch):
+    """Neither from names of columns and ids, nor from messages, logs and the environment."""
+    (tmp_path / "r.csv").write_text(
+        "\x1b[1mu,i\x9b1m,rating\n"
+        + "".join(f"\x1b]0;{u}\x07,{i}\x1b[2J,{(u + i) % 5 + 1}\n" for u in range(5) for i in range(4))
+    )
+    model = tmp_path / "m.npz"
+    columns = ("--user-column", "\x1b[1mu", "--item-column", "i\x9b1m")
+    assert (
+        run(
+            "train",
+            tmp_path / "r.csv",
+            "-o",
+            model,
+            "--epochs",
+            1,
+            "--factors",
+            2,
+            *columns,
+            "--verbose",
+            "--no-seen",
+            "--backend",
+            "numpy",
+        )
+        == 0
+    )
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "\x1b[31m1")
+    for words in (
+        ("recommend", model, "--all", "--with-seen"),
+        ("recommend", model, "--user", "\x1b]0;1\x07", "--with-seen"),
+        ("recommend", model, "--user", "\x1b]0;9\x07"),
+        ("similar", model, "--item", "1\x1b[2J"),
+        ("similar", model, "--title", "\x1b[2J"),
+        ("evaluate", model, tmp_path / "r.csv"),
+        ("evaluate", model, tmp_path / "\x1b[2J.csv"),
+        ("evaluate", model, tmp_path / "\x1b[2J.csv", "--traceback"),
+        ("train", tmp_path / "r.csv", "-o", tmp_path / "\x1b[2J.csv"),
+        ("train", tmp_path / "r.csv", "-o", model, "--rating-column", "\x1b[2J"),
+        ("explore", model, "\x1b[2J", "-o", "x.html"),
+        ("doctor",),
+    ):
+        run(*words)
+    with pytest.raises(SystemExit):
+        run("train", "\x1b[2J", "-o", model, "--model", "\x1b[2J")
+    cli._Log().emit(logging.makeLogRecord({"msg": "a file called %s", "args": ("\x1b[2J",)}))
+    captured = capsys.readouterr()
+    assert not [
+        mark for mark in captured.out + captured.err if unicodedata.category(mark) == "Cc" and mark not in "\r\n"
+    ]
+    assert r"\x1b]0;1\x07,1," in captured.out
+    assert r"minicf: a file called \x1b[2J" in captured.err
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "> /dev/full"])
@@ -527,8 +598,11 @@ def test_arguments_that_make_no_sense(arguments, capsys):
 
 
 def test_the_traceback_on_request(capsys):
-    with pytest.raises(cli._Failure):
-        run("recommend", "nowhere.npz", "--user", "u1", "--traceback")
+    assert run("recommend", "\x1b[31mnowhere.npz", "--user", "u1", "--traceback") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last):\n")
+    assert said.splitlines()[-1] == r"minicf: error: \x1b[31mnowhere.npz does not exist; `minicf train` makes a model"
+    assert "\x1b" not in said
 
 
 def test_as_a_process_with_pipes(ratings, tmp_path):

@@ -10,6 +10,7 @@ import pandas as pd
 import polars
 import pyarrow
 import pytest
+import scipy.sparse
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
@@ -178,7 +179,9 @@ NO_IDS = {
     "nested array": lambda f: np.array([[107]]),
     "list of sets": lambda f: [{107}, {114}],
     "list of arrays": lambda f: [np.array([107]), np.array([114])],
-    "sparse": lambda f: np.zeros((2, 2)),
+    "array of two dimensions": lambda f: np.zeros((2, 2)),
+    "sparse": lambda f: scipy.sparse.eye(2),
+    "sparse rows": lambda f: scipy.sparse.csr_array(np.eye(2)),
 }
 
 

@@ -134,6 +134,8 @@ def as_series(values: Any) -> pd.Series:
         return values.reset_index(drop=True)
     if isinstance(values, pd.Index):
         return values.to_series(index=pd.RangeIndex(len(values)))
+    if hasattr(values, "toarray"):
+        raise TypeError(f"ids is a {type(values).__name__}; it must be one id or a 1-d array of ids")
     check_unmasked("ids", values)
     array = values if isinstance(values, np.ndarray) else object_array(values)
     if array.ndim != 1:
