@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -23,7 +24,9 @@ import pandas as pd
 
 from minicf import tables
 from minicf.data import Vocabulary
+from minicf.texts import harmless
 
+DUPLICATES = ("warn", "mean", "last", "error")
 COLUMNS = {"user": "userId", "item": "movieId", "rating": "rating"}
 
 
@@ -36,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stderr is None:  # closed: messages are not to end up in the output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="minicf: %(message)s")
+    for name in TYPED.intersection(vars(options)):
+        given = getattr(options, name)
+        setattr(options, name, [*map(_decoded, given)] if isinstance(given, list) else given and _decoded(given))
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, handlers=[_Log()])
     warnings.showwarning = lambda message, *_, **__: _say(f"warning: {_in_options(str(message))}")
     try:
         if getattr(options, "encoding", None) is not None:
@@ -55,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _Failure, ValueError, KeyError, TypeError, OSError, ImportError, ArithmeticError, MemoryError, RecursionError
     ) as error:  # fmt: skip
         if options.traceback:
-            raise
+            print("\n".join(map(harmless, traceback.format_exc().splitlines())), file=sys.stderr)
         if isinstance(error, OSError):
             _drop_output()
         text = str(error)
@@ -64,6 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"error: {_in_options(text.strip() or repr(error))}")
         return 1
     return 0
+
+
+TYPED = {"user", "item", "title", "user_column", "item_column", "rating_column"}
+"""Options whose values occur in files; those of names of files stay as the system gave them."""
+
+
+def _decoded(text: str) -> str:
+    """Return an argument as UTF-8, as files are read, where the locale could not decode its bytes."""
+    try:
+        return os.fsencode(text).decode() if not text.isascii() and re.search("[\udc80-\udcff]", text) else text
+    except UnicodeError:
+        return text
 
 
 def _drop_output() -> None:
@@ -88,8 +106,9 @@ OPTIONS = {
     r"^(epochs|backend|model|duplicates|encoding) is\b": r"--\1 is",
     r"^([kn]) is\b": r"-\1 is",
     r'say duplicates="last" or duplicates="mean", or drop them': "say --duplicates last or --duplicates mean",
+    r'Say duplicates="mean" or "last"(.*), "error"': r"Say --duplicates mean or last\1, or --duplicates error",
     r"\bexclude_seen=False": "--with-seen",
-    r"; use partial_fit instead": "",
+    r"; use recalculate$": "",
 }
 
 
@@ -116,7 +135,7 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(joined, namespace)
 
     def error(self, message: str) -> NoReturn:
-        super().error(tables.harmless(message))
+        super().error(harmless(message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -144,9 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     def duplicates(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--duplicates", choices=("error", "last", "mean"), help="as for train (what the model was trained with)"
-        )
+        sub.add_argument("--duplicates", choices=DUPLICATES, help="as for train (what the model was trained with)")
 
     def lists(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("-n", type=int, default=10, help="items in a list (10)")
@@ -180,8 +197,8 @@ def _parser() -> argparse.ArgumentParser:
         "--backend", default="auto", metavar="NAME", help="auto (the fastest that runs here), numpy, numba or cupy"
     )
     sub.add_argument(
-        "--duplicates", default="error", choices=("error", "last", "mean"),
-        help="repeated ratings of an item by a user: refuse, take the last, or the mean (error)",
+        "--duplicates", default="warn", choices=DUPLICATES,
+        help="repeated ratings of an item by a user: the mean (warn: and say how many), the last, or refuse (warn)",
     )  # fmt: skip
     sub.add_argument("--no-seen", action="store_true", help="do not save the seen items of each user")
 
@@ -195,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     encoding(sub)
     sub.add_argument("-k", type=int, default=10, help="length of the lists (10)")
     sub.add_argument("--with-seen", action="store_true", help="also recommend seen items")
+    sub.add_argument("--auc", action="store_true", help="also the AUC, which scores every item for each user")
     duplicates(sub)
 
     sub = command("recommend", _recommend, "Recommend the best items to users.")
@@ -205,6 +223,8 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument(
         "--new", metavar="CSV", help="ratings of a new user: item and rating columns; - for standard input"
     )
+    for name, text in (("--candidates", "recommend to each user only these"), ("--exclude", "leave these out")):
+        sub.add_argument(name, metavar="CSV", help=f"{text}: user and item columns (with --new, the item column)")
     encoding(sub)
     duplicates(sub)
     sub.add_argument("--with-seen", action="store_true", help="also recommend seen items")
@@ -297,7 +317,7 @@ def _titles(path: str, column: str, encoding: str | None, items: Vocabulary) -> 
     if not (items.index(ids, missing=-1) >= 0).any():
         raise _Failure(f"{path} has no title of an item with a rating: column {column!r} must hold the items' ids")
     if (repeated := ids.duplicated()).any():
-        raise _Failure(f"{path} has the item {ids[repeated].iloc[0]!r} more than once; keep one")
+        raise _Failure(f"{path} has the item {ids[repeated].tolist()[0]!r} more than once; keep one")
     return pd.Series(title.to_numpy(dtype=object), index=ids)
 
 
@@ -410,7 +430,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             f"-k is {options.k:,}; it must be at most {most:,} for a model of {len(recommender.items_):,} items"
         )
     exclude_seen = recommender.seen_ is not None and not options.with_seen
-    result = recommender.evaluate(frame, k=options.k, exclude_seen=exclude_seen)
+    result = recommender.evaluate(frame, k=options.k, exclude_seen=exclude_seen, auc=options.auc)
     tables.write(pd.DataFrame({"measure": list(result), "value": list(result.values())}), "-")
 
 
@@ -419,11 +439,14 @@ def _recommend(options: argparse.Namespace) -> None:
     recommender = _load(options.model)
     recommender.duplicates = options.duplicates or recommender.duplicates
     options.n = min(options.n, len(recommender.items_))
+    choice: dict[str, Any] = {"exclude_seen": not options.with_seen}
+    for name in ("candidates", "exclude"):
+        if path := getattr(options, name):
+            needed = ("item",) if options.new else ("user", "item")
+            pairs = _table(path, _names(recommender), needed, options.encoding, recommender)
+            choice[name] = pairs[recommender.item] if options.new else pairs
     if options.all:
-        frames = (
-            frame.drop(columns="known")
-            for frame in recommender.recommend_all(options.n, exclude_seen=not options.with_seen)
-        )
+        frames = (frame.drop(columns="known") for frame in recommender.recommend_all(options.n, **choice))
         if options.output != "-":
             return _write(pd.concat(frames), options)
         for at, frame in enumerate(frames):
@@ -444,7 +467,7 @@ def _recommend(options: argparse.Namespace) -> None:
         users = [new]
     else:
         users = [_as_known(recommender, "user", text) for text in options.user]
-    frame = recommender.recommend(users, options.n, exclude_seen=not options.with_seen)
+    frame = recommender.recommend(users, options.n, **choice)
     return _write(frame.drop(columns="known"), options)
 
 
@@ -547,7 +570,7 @@ def _doctor(options: argparse.Namespace) -> None:
     except Exception as error:
         lines.append(("backend auto", f"fails: {error}"))
     width = max(len(name) for name, _ in lines)
-    print("\n".join(f"{name:<{width}}  {text}" for name, text in lines))
+    print("\n".join(harmless(f"{name:<{width}}  {text}") for name, text in lines))
 
 
 def _version(name: str) -> str | None:
@@ -571,9 +594,14 @@ def _gpu() -> str:
         return f"none that CuPy can use: {error}"
 
 
+class _Log(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
+
+
 def _say(text: str) -> None:
     """Print one line for a person."""
-    text = tables.harmless(" ".join(text.split()))
+    text = harmless(" ".join(text.split()))
     print(f"minicf: {text if len(text) <= 1000 else f'{text[:700]} … {text[-290:]}'}", file=sys.stderr)
 
 

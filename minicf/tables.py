@@ -18,7 +18,6 @@ import os
 import re
 import stat
 import sys
-import unicodedata
 import warnings
 import zipfile
 import zlib
@@ -32,6 +31,7 @@ from pandas.api.types import is_numeric_dtype
 from minicf import files
 from minicf.data import Vocabulary
 from minicf.data.checks import plural
+from minicf.texts import harmless
 
 
 class TableError(ValueError):
@@ -47,6 +47,26 @@ MAGIC = {
     "zip": rb"PK(\x03\x04|\x05\x06|\x07\x08)",
     "zstd": rb"\x28\xb5\x2f\xfd",
 }
+OTHERS = {
+    "Parquet": rb"PAR1",
+    "JSON": rb"(\xef\xbb\xbf)?\s*[\[{]\s*[\[{\"]",
+    "HTML or XML": rb"(\xef\xbb\xbf)?\s*<[!?A-Za-z]",
+    "PDF": rb"%PDF-",
+    "SQLite": rb"SQLite format 3\0",
+    "HDF5": rb"\x89HDF",
+    "Arrow": rb"ARROW1",
+    "pickle": rb"\x80[\x02-\x05]",
+    "NumPy": rb"\x93NUMPY",
+    "old Excel": rb"\xd0\xcf\x11\xe0",
+    "7z": rb"7z\xbc\xaf",
+    "RAR": rb"Rar!",
+    "LZ4": rb"\x04\x22\x4d\x18",
+    "LZMA": rb"\x5d\0\0",
+    "compress": rb"\x1f\x9d",
+    "tar": rb"[^\0]{1,100}\0(?s:.){0,256}?ustar",
+}
+"""How files that are no table of text begin: said by name, before their bytes are found to be no UTF-8."""
+
 SUFFIX = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zip": "zip", ".zst": "zstd", ".zstd": "zstd"}
 
 DAMAGE = (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, IndexError)
@@ -78,16 +98,23 @@ def _content(path: str) -> bytes:
     if packed is None:
         if named and data:
             raise TableError(f"{path} is named like a {named} file and is none; name it after what it holds, .csv")
-        return data
+        return _table_of_text(data, path)
     if packed == "zstd":
         raise TableError(f"{path} is compressed with zstd; decompress it first: zstd -d")
     try:
-        return _unzipped(data, path) if packed == "zip" else _DECOMPRESS[packed](data)
+        return _table_of_text(_unzipped(data, path) if packed == "zip" else _DECOMPRESS[packed](data), path)
     except TableError:
         raise
     except DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TableError(f"{path} is a damaged {packed} file, or cut short: {reason}") from None
+
+
+def _table_of_text(data: bytes, path: str) -> bytes:
+    """Return decompressed data, unless they begin as another format does."""
+    if kind := next((name for name, start in (OTHERS | MAGIC).items() if re.match(start, data)), None):
+        raise TableError(f"{path} holds a {kind} file; it must be a CSV file, compressed once or not at all")
+    return data
 
 
 _DECOMPRESS: dict[str, Any] = {"gzip": gzip.decompress, "bzip2": bz2.decompress, "xz": lzma.decompress}
@@ -98,6 +125,8 @@ def _unzipped(data: bytes, path: str) -> bytes:
         # What a Mac puts beside the files.
         hidden = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*|\.DS_Store)|.*/")
         names = [name for name in archive.namelist() if not hidden.fullmatch(name)]
+        if "[Content_Types].xml" in names:
+            raise TableError(f"{path} is an Excel file; save the sheet as CSV")
         if len(names) != 1:
             listed = ": " + ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "") if names else ""
             raise TableError(f"{path} holds {plural(len(names), 'file')}{listed}; it must hold one CSV file")
@@ -133,7 +162,8 @@ def _text(data: bytes, path: str, encoding: str | None) -> str:
     except UnicodeDecodeError as error:
         line = 1 + len(re.findall(rb"\r\n|\r|\n", data[: error.start]))
         byte = error.start - max(data.rfind(b"\n", 0, error.start), data.rfind(b"\r", 0, error.start))
-        remedy = "give its right --encoding" if encoding or mark else "save it as UTF-8, or say --encoding cp1252"
+        guess = "utf-16-le" if b"\0" in data[:100] else "cp1252"
+        remedy = "give its right --encoding" if encoding or mark else f"save it as UTF-8, or say --encoding {guess}"
         raise TableError(
             f"{path} is not in {name.upper()}: line {line}, byte {byte} is 0x{data[error.start]:02x}; {remedy}"
         ) from None
@@ -363,25 +393,11 @@ def write(frame: pd.DataFrame, path: str, header: bool = True) -> None:
         # Ids go on into pipes as they are; a title is only read.
         if name == "title" or (sys.stdout.isatty() and not is_numeric_dtype(shown[name])):
             shown[name] = [harmless(cell) if isinstance(cell, str) else cell for cell in shown[name]]
+    if sys.stdout.isatty():
+        shown.columns = [harmless(name) for name in shown.columns]
     sys.stdout.flush()
     sys.stdout.buffer.write(shown.to_csv(index=False, header=header).encode())
     sys.stdout.buffer.flush()
-
-
-def harmless(text: str) -> str:
-    """Return a text with escapes in place of characters that a terminal would obey, or that change the order of others.
-
-    These are the control characters (ESC among them), line separators, and the marks of writing direction.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        ascii(mark)[1:-1] if unicodedata.category(mark) in ("Cc", "Zl", "Zp", "Cs") or mark in DIRECTIONS else mark
-        for mark in text
-    )
-
-
-DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def formulas(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:

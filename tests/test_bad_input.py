@@ -156,6 +156,9 @@ FLAGS = {
     "fit(progress)": ("progress", lambda v: fit(progress=v)),
     "Recommender(verbose)": ("verbose", lambda v: recommender(verbose=v).fit(FRAME)),
     "recommend(exclude_seen)": ("exclude_seen", lambda v: MODEL.recommend(1, exclude_seen=v)),
+    "evaluate(exclude_seen)": ("exclude_seen", lambda v: MODEL.evaluate(FRAME, exclude_seen=v)),
+    "evaluate(auc)": ("auc", lambda v: MODEL.evaluate(FRAME, auc=v)),
+    "cross_validate(return_train_score)": ("return_train_score", lambda v: cross_validate(return_train_score=v)),
     "save(seen)": ("seen", lambda v: MODEL.save("never written", seen=v)),
 }
 NONE_MEANS |= {"fit(progress)"}
@@ -240,6 +243,11 @@ OBJECTS = {
     "rmse": lambda v: metrics.rmse(v, v),
     "precision(hits)": lambda v: metrics.precision(v, [1]),
     "precision(relevant)": lambda v: metrics.precision([[1, 0]], v),
+    "graded_ndcg(gains)": lambda v: metrics.graded_ndcg(v, [[2, 1]]),
+    "graded_ndcg(ideal)": lambda v: metrics.graded_ndcg([[1, 0]], v),
+    "auc(scores)": lambda v: metrics.auc(v, [[1, 0]]),
+    "auc(relevant)": lambda v: metrics.auc([[2, 1]], v),
+    "auc(candidates)": lambda v: metrics.auc([[2, 1]], [[1, 0]], [v]),
     "coverage(items)": lambda v: metrics.coverage(v, 3),
     "save_weights": lambda v: minicf.save_weights("never written", v),
     "save_weights by name": lambda v: minicf.save_weights("never written", {"a": v}),

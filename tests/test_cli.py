@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import subprocess
 import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -90,6 +92,31 @@ def test_recommend_to_someone_new(model, tmp_path, capsys, monkeypatch):
     pd.testing.assert_frame_equal(out(capsys), from_file)
 
 
+def test_candidates_and_exclusions_from_files(model, tmp_path, capsys):
+    pairs = pd.DataFrame({"userId": ["u100", "u107", "u107", "new"], "movieId": [1000, 994, 988, 5]})
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    users = ["--user", "u107", "--user", "u100", "--user", "u114"]
+    for option in ("candidates", "exclude"):
+        chosen = f"--{option}", tmp_path / "pairs.csv"
+        expected = load(model).recommend(["u107", "u100", "u114"], 20, False, **{option: pairs})
+        assert run("recommend", model, *users, "-n", 20, "--with-seen", *chosen) == 0
+        got = out(capsys)
+        assert got[["userId", "movieId"]].values.tolist() == expected[["userId", "movieId"]].values.tolist()
+        assert run("recommend", model, "--all", "-n", 20, "--with-seen", *chosen) == 0
+        assert len(out(capsys)) == (3 if option == "candidates" else 12 * 15 - 3)
+    (tmp_path / "new.csv").write_text("movieId,rating\n1000,5\n")
+    pairs[["movieId"]].to_csv(tmp_path / "items.csv", index=False)
+    assert run("recommend", model, "--new", tmp_path / "new.csv", "--candidates", tmp_path / "items.csv") == 0
+    assert set(out(capsys).movieId) == {994, 988}
+    assert run("recommend", model, "--user", "u100", "--exclude", tmp_path / "items.csv") == 1
+    assert "items.csv has no column 'userId'" in capsys.readouterr().err
+    (tmp_path / "odd.csv").write_text("userId,movieId\nu107,994\nu107,film\n")
+    assert run("recommend", model, "--user", "u107", "--with-seen", "--candidates", tmp_path / "odd.csv") == 0
+    captured = capsys.readouterr()
+    assert "odd.csv, row 2 (from 1, without the header): item 'film' is not an integer" in captured.err
+    assert pd.read_csv(io.StringIO(captured.out)).movieId.tolist() == [994]
+
+
 def test_similar(model, capsys):
     assert run("similar", model, "--item", 1000, "-n", 2) == 0
     by_id = out(capsys)
@@ -106,6 +133,11 @@ def test_evaluate(model, ratings, capsys):
     expected = load(model).evaluate(pd.read_csv(ratings), k=5)
     assert got.index.tolist() == list(expected)
     np.testing.assert_allclose(got, list(expected.values()), rtol=1e-12)
+    assert {"mrr", "hit_rate", "ndcg_graded"} < set(got.index)
+    assert run("evaluate", model, ratings, "-k", 5, "--auc", "--with-seen") == 0
+    got = out(capsys).set_index("measure").value
+    expected = load(model).evaluate(pd.read_csv(ratings), k=5, exclude_seen=False, auc=True)
+    assert 0.5 < got["auc"] == pytest.approx(expected["auc"], rel=1e-12)
 
 
 def test_explore(tmp_path, ratings, model, capsys):
@@ -225,6 +257,21 @@ def test_ids_of_new_users_and_titles_have_the_type_of_training(numbered, tmp_pat
     assert f"user is '0{first}'; it must be an integer" in capsys.readouterr().err
 
 
+def test_arguments_are_utf8_where_the_locale_is_none(tmp_path):
+    rows = [f"Zoë{u},İ{i},{(u + i) % 5 + 1}" for u in range(4) for i in range(4)]
+    (tmp_path / "r.csv").write_text("\n".join(["usér,itém,rating", *rows]), "utf-8")
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for words in (
+        ["train", "r.csv", "-o", "m.npz", "--user-column", "usér", "--item-column", "itém", "--backend", "numpy"],
+        ["recommend", "m.npz", "--user", "Zoë1", "-n", "1", "--with-seen"],
+        ["similar", "m.npz", "--item", "İ2", "-n", "1"],
+    ):
+        command = [os.fsencode(word) for word in (sys.executable, "-m", "minicf", *words)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().startswith("itém,rank,similar_itém,score\nİ2,1,İ")
+
+
 @pytest.mark.parametrize("name", ["-0zEx", "02", "-5", "--x", "-n5"])
 def test_ids_that_look_like_options(tmp_path, name, capsys):
     path = tmp_path / "r.csv"
@@ -283,14 +330,21 @@ def test_large_lengths_of_lists(model, ratings, capsys):
 
 
 @SEEN
-def test_duplicates_have_an_option_wherever_they_are_refused(model, ratings, tmp_path, capsys):
+@pytest.mark.filterwarnings("always:.*rows repeat a user")
+def test_duplicates_are_said_and_have_an_option_wherever_they_are_read(model, ratings, tmp_path, capsys):
     ratings.write_text(ratings.read_text() + ratings.read_text().split("\n", 1)[1])
     (tmp_path / "new.csv").write_text("movieId,rating\n1000,5\n1000,1\n")
     for words in (("train", ratings, "-o", tmp_path / "d.npz", "--epochs", 1), ("evaluate", model, ratings),
                   ("recommend", model, "--new", tmp_path / "new.csv")):  # fmt: skip
-        assert run(*words) == 1
+        assert run(*words) == 0
+        said = capsys.readouterr().err
+        assert "rows repeat a user and an item of another row; each pair has the mean of its ratings" in said
+        assert "Say --duplicates mean or last if such rows are meant, or --duplicates error to refuse them" in said
+        assert run(*words, "--duplicates", "error") == 1
         assert "say --duplicates last or --duplicates mean" in capsys.readouterr().err
-        assert run(*words, "--duplicates", "mean") == 0
+        for policy in ("mean", "last"):
+            assert run(*words, "--duplicates", policy) == 0
+            assert "repeat" not in capsys.readouterr().err
 
 
 def test_a_rating_with_a_comma(tmp_path, capsys):
@@ -351,6 +405,60 @@ def test_titles_in_terminals_and_spreadsheets(tmp_path, ratings, capsys):
     assert run("similar", model, "--title", "Red") == 1
     assert "\x1b" not in (said := capsys.readouterr().err)
     assert "2 titles match" in said
+
+
+def test_no_escape_sequence_reaches_a_terminal(tmp_path, capsys, monkeypatch):
+    """Neither from names of columns and ids, nor from messages, logs and the environment."""
+    (tmp_path / "r.csv").write_text(
+        "\x1b[1mu,i\x9b1m,rating\n"
+        + "".join(f"\x1b]0;{u}\x07,{i}\x1b[2J,{(u + i) % 5 + 1}\n" for u in range(5) for i in range(4))
+    )
+    model = tmp_path / "m.npz"
+    columns = ("--user-column", "\x1b[1mu", "--item-column", "i\x9b1m")
+    assert (
+        run(
+            "train",
+            tmp_path / "r.csv",
+            "-o",
+            model,
+            "--epochs",
+            1,
+            "--factors",
+            2,
+            *columns,
+            "--verbose",
+            "--no-seen",
+            "--backend",
+            "numpy",
+        )
+        == 0
+    )
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "\x1b[31m1")
+    for words in (
+        ("recommend", model, "--all", "--with-seen"),
+        ("recommend", model, "--user", "\x1b]0;1\x07", "--with-seen"),
+        ("recommend", model, "--user", "\x1b]0;9\x07"),
+        ("similar", model, "--item", "1\x1b[2J"),
+        ("similar", model, "--title", "\x1b[2J"),
+        ("evaluate", model, tmp_path / "r.csv"),
+        ("evaluate", model, tmp_path / "\x1b[2J.csv"),
+        ("evaluate", model, tmp_path / "\x1b[2J.csv", "--traceback"),
+        ("train", tmp_path / "r.csv", "-o", tmp_path / "\x1b[2J.csv"),
+        ("train", tmp_path / "r.csv", "-o", model, "--rating-column", "\x1b[2J"),
+        ("explore", model, "\x1b[2J", "-o", "x.html"),
+        ("doctor",),
+    ):
+        run(*words)
+    with pytest.raises(SystemExit):
+        run("train", "\x1b[2J", "-o", model, "--model", "\x1b[2J")
+    cli._Log().emit(logging.makeLogRecord({"msg": "a file called %s", "args": ("\x1b[2J",)}))
+    captured = capsys.readouterr()
+    assert not [
+        mark for mark in captured.out + captured.err if unicodedata.category(mark) == "Cc" and mark not in "\r\n"
+    ]
+    assert r"\x1b]0;1\x07,1," in captured.out
+    assert r"minicf: a file called \x1b[2J" in captured.err
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "> /dev/full"])
@@ -424,7 +532,7 @@ def test_ctrl_c_while_training_leaves_the_file(ratings, tmp_path, capsys, monkey
             "no column 'uid'; it has 'userId', 'movieId', 'rating'; see --user-column",
         ),
         (("train", "RATINGS", "-o", "OUT", "--factors", "0"), "--factors is 0"),
-        (("train", "TWICE", "-o", "OUT"), "are both ratings of item"),
+        (("train", "TWICE", "-o", "OUT", "--duplicates", "error"), "are both ratings of item"),
         (
             ("train", "WORDS", "-o", "OUT"),
             "row 2 (from 1, without the header): rating 'good' is not a finite number",
@@ -490,8 +598,11 @@ def test_arguments_that_make_no_sense(arguments, capsys):
 
 
 def test_the_traceback_on_request(capsys):
-    with pytest.raises(cli._Failure):
-        run("recommend", "nowhere.npz", "--user", "u1", "--traceback")
+    assert run("recommend", "\x1b[31mnowhere.npz", "--user", "u1", "--traceback") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last):\n")
+    assert said.splitlines()[-1] == r"minicf: error: \x1b[31mnowhere.npz does not exist; `minicf train` makes a model"
+    assert "\x1b" not in said
 
 
 def test_as_a_process_with_pipes(ratings, tmp_path):

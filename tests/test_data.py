@@ -751,6 +751,39 @@ def test_zeros_and_repeats_of_sparse_matrices():
         Ratings.from_scipy(scipy.sparse.csr_matrix((2, 2)))
 
 
+@pytest.mark.parametrize("kind", ["csr_array", "coo_matrix", "lil_array", "dok_matrix"])
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        (np.array([True, True]), r'^matrix has entries of type bool; .*real numbers: matrix.astype\("float32"\)$'),
+        (np.array([1.0, 2j]), r"^matrix has entries of type complex128; they must be real numbers: matrix.real$"),
+        (
+            np.array([1.0, np.nan]),
+            r"^matrix\[1, 0\] is nan; entries must be finite in float32 \(1 of 2 are not\); leave",
+        ),
+        (np.array([-np.inf, 1.0]), r"^matrix\[0, 1\] is -inf; entries must be finite"),
+        (np.array([1.0, 1e39]), r"^matrix\[1, 0\] is 1e\+39; entries must be finite in float32"),
+        (np.array([1e8 + 1, 1e8 + 2]), r"^matrix has the entries 100000001 and 100000002, .*matrix.data - 100000001$"),
+        (
+            np.array([10**8 + 1, 10**8 + 2]),
+            r"^matrix has the entries 100000001 and 100000002, .* one number in float32",
+        ),
+    ],
+)
+def test_entries_of_a_sparse_matrix_that_are_no_ratings(kind, entries, said):
+    matrix = getattr(scipy.sparse, kind)(scipy.sparse.coo_array((entries, ([0, 1], [1, 0])), shape=(2, 2)))
+    with pytest.raises(ValueError, match=said):
+        Ratings.from_scipy(matrix)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint64", "float32", "longdouble"])
+def test_numbers_of_every_type_are_entries_of_a_sparse_matrix(dtype):
+    matrix = scipy.sparse.coo_array((np.array([1, 3], dtype), ([0, 1], [1, 0])), shape=(2, 2))
+    assert Ratings.from_scipy(matrix).rating.tolist() == [1, 3]
+    purchases = scipy.sparse.csr_array(np.eye(2, dtype=bool))
+    assert Ratings.from_scipy(purchases.astype("float32")).rating.tolist() == [1, 1]  # the remedy
+
+
 @pytest.mark.parametrize("offset", [1e8, -1e8, 1e12])
 def test_ratings_that_float32_cannot_tell_apart_are_refused(offset):
     frame = small_frame().assign(rating=[offset + x for x in (1, 2, 3, 4, 5, 5)])

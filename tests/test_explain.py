@@ -32,6 +32,7 @@ from minicf import (
 from minicf.data import Batch, UnknownIdError
 from minicf.explain import pictures, source
 from minicf.models import Model, Parameter
+from minicf.texts import harmless
 from minicf.train import History
 
 SIDES = ("user", "item")
@@ -315,6 +316,48 @@ CALLS = {
     "nearest_items": lambda trainer, ratings, ax: explain.nearest_items(trainer, ratings, 2, ax=ax),
     "score_parts": lambda trainer, ratings, ax: explain.score_parts(trainer, 1, 2, ax=ax),
 }
+
+
+ODD = (
+    "$x$", "$", "$$", "$\\frac{$", "\\$a\\$", "\\frac{", "5$ & 6$", "a_b^c", "{", "}", "%", "#", "~", "_hidden",
+    "$\\alpha$ (1999)", "\x1b[31mred", "\0", "two\nlines", "\r", "\u2028", "\u202eabc", "", " ", "<b>", "No $ (1999)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["titles", "ids"])
+def test_titles_ids_and_names_are_drawn_as_they_are(kind: str, pyplot: Any) -> None:
+    """matplotlib would typeset what stands between two $, or raise where that is no mathematics."""
+    names = [name for name in ODD if kind == "titles" or (name and "\0" not in name)]
+    item, user = np.tile(np.arange(len(names)), 6), np.repeat(np.arange(6), len(names))
+    frame = pd.DataFrame({"userId": user, "movieId": item, "rating": (user + item) % 5 + 1.0})
+    if kind == "ids":
+        frame["movieId"] = [names[i] for i in item]
+    table = Ratings.from_frame(frame, titles=dict(enumerate(names)) if kind == "titles" else None)
+    weights = {
+        key: np.random.default_rng(0).normal(size=shape) for key, shape in DotBias(3).shapes(6, len(names)).items()
+    }
+    trainer = Trainer(DotBias(3), SGD(0.1), backend="numpy", weights=weights)
+    fitted = Trainer(DotBias(3), SGD(0.1), backend="numpy")
+    fitted.fit(table, table, 2)
+
+    def texts(drawn: Any, written: Any) -> set[str]:
+        drawn.figure.canvas.draw()
+        assert not any(text.get_parse_math() or text.get_usetex() for text in written)
+        return {text.get_text() for text in written}
+
+    expected = {harmless(name) for name in names}
+    _, drawn = explain.bias_table(trainer, table, ax=True)
+    assert texts(drawn, drawn.get_yticklabels()) == expected
+    _, drawn = explain.item_map(trainer, table, ax=True)
+    assert texts(drawn, drawn.texts) & expected
+    _, drawn = explain.learning_curves(dict.fromkeys(names, fitted), training=False, ax=True)
+    assert texts(drawn, drawn.get_legend().get_texts()) == expected
+    for place in range(len(names)):
+        _, drawn = explain.nearest_items(trainer, table, place, ax=True)
+        assert texts(drawn, [drawn.title, *drawn.get_yticklabels()]) <= expected | {
+            f"Nearest to {name}" for name in expected
+        }
+        pyplot.close("all")
 
 
 @pytest.mark.parametrize("name", ["bias", "net"])

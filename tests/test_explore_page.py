@@ -235,6 +235,86 @@ def test_a_title_with_markup_is_shown_as_text(opened: Callable[..., Any]) -> Non
     assert texts(page, "#legend span") == ["<b>War</b>", "other"]
 
 
+IDS = [
+    "007",
+    "7",
+    "1e5",
+    "100000",
+    "NaN",
+    "null",
+    "__proto__",
+    "constructor",
+    "true",
+    "-0",
+    "<b>",
+    "$DATA",
+    "\u2028",
+    "9007199254740993",
+]
+
+
+@pytest.mark.parametrize("kind", ["text", "integers"])
+def test_ids_stay_what_they_are(kind: str, browser: Any, tmp_path: Path) -> None:
+    """JavaScript has no integers above 2^53, and its objects have names of their own."""
+    ids = IDS if kind == "text" else [9007199254740992 + i for i in range(len(IDS))]
+    user, item = np.repeat(np.arange(len(ids)), len(ids)), np.tile(np.arange(len(ids)), len(ids))
+    frame = pd.DataFrame(
+        {"userId": [ids[u] for u in user], "movieId": [ids[i] for i in item], "rating": (user + item) % 5 + 1.0}
+    )
+    table = Ratings.from_frame(frame, genres=dict.fromkeys(ids, "__proto__|constructor"))
+    model = DotBias(3)
+    trainer = Trainer(model, SGD(0.1), backend="numpy", weights=model.init_weights(len(ids), len(ids)))
+    title = "</title></script><script>window.hacked = 1</script>\"'&\u2028\0$DATA"
+    browser.get(explain.explore(trainer, table, tmp_path / "page.html", title=title).as_uri())
+    wait(lambda: browser.execute_script("return window.ready === true"), "the page to be ready")
+    shown = texts(browser, "#user option")
+    assert {text.removesuffix(f" ({len(ids)} ratings)") for text in shown} == set(map(str, ids))
+    assert texts(browser, "h1") == texts(browser, "title") == [title.replace("\0", "\ufffd")]
+    assert browser.execute_script("return window.hacked") is None
+    for id in map(str, ids):
+        browser.execute_script(
+            "const s = document.getElementById('search'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))",
+            id,
+        )
+        if id.strip():
+            assert id in texts(browser, "#found span:first-child")
+    choose(browser, "color", "genre: __proto__")
+    assert texts(browser, "#legend span") == ["__proto__", "other"]
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "(" * 80_000,
+        ")" * 80_000,
+        " (" * 40_000 + ") (1999)",
+        " (a)" * 20_000 + " (1999)",
+        " (1999" * 13_000,
+        "a" + "\u0301\u0316" * 40_000,
+    ],
+    ids=["open", "close", "names", "brackets", "years", "accents"],
+)
+def test_a_title_of_any_length_takes_no_time(title: str, browser: Any, tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        [(u, i, (u + i) % 5 + 1.0) for u in range(9) for i in range(20)], columns=["userId", "movieId", "rating"]
+    )
+    table = Ratings.from_frame(frame, titles={i: title if i == 3 else f"Film {i}" for i in range(20)})
+    model = DotBias(3)
+    trainer = Trainer(model, SGD(0.1), backend="numpy", weights=model.init_weights(9, 20))
+    browser.get(explain.explore(trainer, table, tmp_path / "page.html").as_uri())
+    wait(lambda: browser.execute_script("return window.ready === true"), "the page to be ready")
+    seconds = browser.execute_script(
+        "const s = document.getElementById('search'), start = performance.now();"
+        "s.value = arguments[0]; s.dispatchEvent(new Event('input'));"
+        "document.querySelector('#found button').click();"
+        "Plotly.relayout('map', {'xaxis.range': [-9, 9]}); document.body.offsetHeight;"
+        "return (performance.now() - start) / 1000",
+        title[:500],
+    )
+    assert texts(browser, "#item h2") == [title[:999] + "…"]
+    assert seconds < 2, "half a second at most, with the machine to itself; a regular expression took 4.7 s"
+
+
 def test_colours(opened: Callable[..., Any]) -> None:
     page = opened("dot")
     marker = "return document.getElementById('map')._fullData[0].marker.color"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,8 +107,6 @@ def test_only_the_new_row_is_new(movielens, name, side):
 def test_many_at_once_equal_one_by_one(fitted, movielens):
     frame = movielens[1].frame().query("userId < 6").assign(userId=lambda f: f.userId + 10_000)
     frame = frame[frame.movieId.isin(fitted.items_.ids)]
-    import copy
-
     single = copy.deepcopy(fitted)
     fitted.fold_in(frame)
     for user, own in frame.groupby("userId"):
@@ -148,7 +148,7 @@ def test_five_ratings_beat_none(movielens):
 
 
 def test_refusals(fitted):
-    with pytest.raises(ValueError, match="user 1 is already known; use partial_fit"):
+    with pytest.raises(ValueError, match="user 1 is already known; use recalculate"):
         fitted.fold_in({1: 5.0}, id=1)
     with pytest.raises(ValueError, match="new user ids are text; they must be integers"):
         fitted.fold_in({1: 5.0}, id="new")
@@ -169,8 +169,114 @@ def test_refusals(fitted):
 
 
 def test_unknown_others_are_left_out(fitted):
-    import copy
-
     other = copy.deepcopy(fitted)
     row = fitted.fold_in({1: 5.0, -5: 3.0}, id=9999)
     pd.testing.assert_frame_equal(row, other.fold_in(pd.Series({1: 5.0}), id=9999))
+
+
+# --- known ids anew ---------------------------------------------------------------------------------------------------
+
+COLUMN = {"user": "userId", "item": "movieId"}
+
+
+def some_ratings(recommender, side, at=slice(2, 9)):
+    other = recommender.vocabulary("item" if side == "user" else "user").ids[at].tolist()
+    return dict(zip(other, [5.0, 4.0, 1.0, 2.5, 3.0, 0.5, 4.5], strict=False))
+
+
+def seen_pairs(recommender):
+    user = np.repeat(recommender.users_.ids, np.diff(recommender.seen_.start))
+    return set(zip(user.tolist(), recommender.items_.ids[recommender.seen_.index].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", ["dot", "dot_bias", "net", "hybrid"])
+def test_a_known_row_anew_is_that_of_a_new_id_with_these_ratings(movielens, tmp_path, name, side):
+    recommender = Recommender(name, n_factors=4, epochs=1, batch_size=256).fit(movielens[0])
+    twin, ratings = copy.deepcopy(recommender), some_ratings(recommender, side)
+    ids = recommender.vocabulary(side).ids
+    first, new = int(ids[5]), int(ids[-1]) + 1
+    before, pairs = dict(vars(recommender)), seen_pairs(recommender)
+    recommender.recommend([1, first], 5), recommender.similar_items(1), recommender.similar_users(1)
+    row = recommender.recalculate(ratings, id=first, side=side)
+    expected = twin.fold_in(ratings, id=new, side=side)
+    assert row[COLUMN[side]].tolist() == [first]
+    numbers = [column for column in row if column not in (COLUMN[side], "title")]
+    assert row[numbers].to_numpy().tobytes() == expected[numbers].to_numpy().tobytes()
+    assert recommender.titles_ is before["titles_"]
+    if side == "item":
+        assert row.title.tolist() == [before["titles_"][5]]
+    for key in ("users_", "items_", "n_ratings_", "rating_range_"):
+        assert vars(recommender)[key] == before[key]
+    own = recommender.vocabulary(side).index(first)
+    for key, old in before["weights_"].items():
+        now = recommender.weights_[key]
+        if key in recommender.model_.tables(side):
+            assert not (now[own] == old[own]).all()
+            now, old = np.delete(now, own, axis=0), np.delete(old, own, axis=0)
+        np.testing.assert_array_equal(now, old)
+    at = SIDES.index(side)
+    given = {(first, other) if side == "user" else (other, first) for other in ratings}
+    assert seen_pairs(recommender) == {pair for pair in pairs if pair[at] != first} | given
+    assert all((np.diff(recommender.seen_.index[lo:hi]) > 0).all()
+               for lo, hi in zip(recommender.seen_.start, recommender.seen_.start[1:], strict=False))  # fmt: skip
+    recommender.save(tmp_path / "m.npz")
+    again = minicf.load(tmp_path / "m.npz")
+    users = recommender.users_.ids[:20]
+    fresh = copy.deepcopy(recommender)
+    fresh._cache = {}
+    for other in (again, fresh):
+        pd.testing.assert_frame_equal(other.recommend(users, 5), recommender.recommend(users, 5))
+        pd.testing.assert_frame_equal(other.similar_items(1), recommender.similar_items(1))
+    if side == "user":
+        left = recommender.recommend(first, 10**6)
+        assert len(left) == len(recommender.items_) - len(ratings)
+        assert not set(left.movieId) & set(ratings)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_many_known_rows_anew_at_once_are_those_one_by_one_from_the_same_tables(fitted, side):
+    other = COLUMN["item" if side == "user" else "user"]
+    ids = fitted.vocabulary(side).ids[[7, 3, 50]].tolist()
+    each = {id: some_ratings(fitted, side, slice(at, at + 4)) for at, id in enumerate(ids)}
+    frame = pd.DataFrame(
+        [(id, x, value) for id, own in each.items() for x, value in own.items()],
+        columns=[COLUMN[side], other, "rating"],
+    )
+    singles = {id: copy.deepcopy(fitted).recalculate(own, id=id, side=side) for id, own in each.items()}
+    together = fitted.recalculate(frame, side=side)
+    pd.testing.assert_frame_equal(together, pd.concat([singles[id] for id in sorted(ids)], ignore_index=True))
+
+
+def test_a_known_row_anew_stays_after_an_error(fitted, monkeypatch):
+    before = dict(vars(fitted))
+    for call, error, said in (
+        (lambda: fitted.recalculate({1: 5.0}, id=9999), ValueError, "user 9999 is not known; use fold_in"),
+        (lambda: fitted.recalculate({-5: 5.0}, id=1), ValueError, "user 1 has no rating with a known movieId"),
+        (lambda: fitted.recalculate({1: np.nan}, id=1), ValueError, "missing rating"),
+        (lambda: fitted.recalculate({1: 5.0}, id="1"), ValueError, "new user ids are text; they must be integers"),
+        (lambda: fitted.recalculate([5.0], id=1), TypeError, r"must be a mapping \{movieId: rating\} or a frame"),
+        (lambda: fitted.recalculate({1: 5.0}, id=1, side="film"), ValueError, "side is 'film'"),
+        (lambda: fitted.recalculate({}, id=1), ValueError, "no ratings|no rows"),
+    ):
+        with pytest.raises(error, match=said):
+            call()
+    monkeypatch.setattr("minicf.recommender.growth.Growth.seen", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        fitted.recalculate({1: 5.0}, id=1)
+    assert vars(fitted).keys() == before.keys()
+    assert all(vars(fitted)[name] is value for name, value in before.items())
+
+
+def test_a_known_row_anew_without_seen_items(fitted, tmp_path):
+    fitted.save(tmp_path / "m.npz", seen=False)
+    bare = minicf.load(tmp_path / "m.npz")
+    pd.testing.assert_frame_equal(bare.recalculate({1: 5.0}, id=1), fitted.recalculate({1: 5.0, -5: 1.0}, id=1))
+    assert bare.seen_ is None
+    with pytest.warns(UserWarning, match="on the scale of training, 0.5 … 5") as caught:
+        fitted.recalculate({1: 9.0}, id=1)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert fitted.rating_range_ == (0.5, 5.0)
+    fitted.unknown = "raise"
+    with pytest.raises(UnknownIdError, match="unknown item -5"):
+        fitted.recalculate({1: 5.0, -5: 3.0}, id=1)

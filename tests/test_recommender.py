@@ -73,7 +73,6 @@ def trained(movielens):
 # --- scikit-learn ---------------------------------------------------------------------------------------------------
 
 EXPECTED_FAILURES = {
-    "check_regressors_train": "its target is a function of ten numbers; here the first two columns are ids",
     "check_regressor_data_not_an_array": "it gives a frame with columns 0 … 9; frames are read by the names of columns",
     "check_sample_weights_pandas_series": "it gives a frame with columns 0 and 1, as above",
     "check_sample_weight_equivalence_on_dense_data": "its ids are real numbers, drawn at random",
@@ -83,12 +82,12 @@ if tuple(map(int, re.findall(r"\d+", sklearn.__version__)[:3])) < (1, 7, 2):
 
 
 @parametrize_with_checks(
-    [quick(duplicates="mean")],  # the checks draw few ids at random, and name most pairs several times
+    [Recommender()],
     expected_failed_checks=lambda _: EXPECTED_FAILURES,
 )
 def test_scikit_learns_checks(estimator, check):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of checks that do not apply
+        warnings.simplefilter("ignore")  # of checks that do not apply, and of pairs that they repeat
         check(estimator)
 
 
@@ -314,7 +313,6 @@ def test_other_frames(library, text):
         (np.array([[1, 2], [2, 3]]), None, "requires y"),
         (np.array([[1, 2], [2, 3]]), [1.0], "inconsistent numbers of samples"),
         (np.array([[1, 2], [2, 3]]), [1.0, np.nan], "NaN"),
-        (np.array([[1, 2], [1, 2]]), [1.0, 2.0], 'say duplicates="last"'),
         (np.array([[1.5, 2], [2, 3]]), [1.0, 2.0], "not a whole number"),
         (np.array([[1], [2]]), [1.0, 2.0], "1 feature"),
         ([["a", 1], [2, 3]], [1.0, 2.0], 'column "userId"'),

@@ -10,6 +10,7 @@ import pandas as pd
 import polars
 import pyarrow
 import pytest
+import scipy.sparse
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
@@ -104,6 +105,59 @@ def test_a_recommender_without_seen_items_is_evaluated(fitted, frame, tmp_path):
     assert got == {name: whole[name] for name in got}
 
 
+# --- repeated pairs ---------------------------------------------------------------------------------------------------
+
+TWICE = pd.DataFrame({"userId": [1, 1, 2, 1], "movieId": [5, 5, 5, 5], "rating": [1.0, 2.0, 4.0, 3.0]})
+
+
+def reading_calls(fitted):
+    new = TWICE.assign(userId=-TWICE.userId)
+    return {
+        "fit": lambda r: r.fit(TWICE),
+        "fit with y": lambda r: r.fit(TWICE[["userId", "movieId"]].to_numpy(), TWICE.rating),
+        "partial_fit": lambda r: r.partial_fit(TWICE),
+        "evaluate": lambda r: r.fit(fitted).evaluate(new),
+        "evaluate_users": lambda r: r.fit(fitted).evaluate_users(new),
+        "fold_in": lambda r: r.fit(fitted).fold_in(new.assign(movieId=1000)),
+        "cross_validate": lambda r: minicf.cross_validate(r, pd.concat([TWICE, fitted]), cv=2),
+    }
+
+
+@pytest.mark.parametrize("call", reading_calls(None))
+def test_repeated_pairs_are_counted_once_and_said_so(frame, call):
+    run = reading_calls(frame)[call]
+    rows = len(TWICE) + len(frame) * (call == "cross_validate")
+    with pytest.warns(
+        UserWarning, match=rf"^2 of {rows} rows repeat a user and an item .* mean of its ratings"
+    ) as said:
+        run(quick())
+    assert len(said) == 1
+    assert said[0].filename == __file__
+    for policy in ("mean", "last"):
+        run(quick(duplicates=policy))  # chosen: no warning
+    with pytest.raises(ValueError, match=r'rows 0 and 1 .*say duplicates="last" or duplicates="mean"'):
+        run(quick(duplicates="error"))
+
+
+def test_the_mean_of_repeated_ratings_is_what_is_trained_on(frame):
+    more = pd.concat([frame, frame.assign(rating=6 - frame.rating)], ignore_index=True)
+    with pytest.warns(UserWarning, match=f"{len(frame)} of {len(more)} rows"):
+        warned = quick().fit(more)
+    merged = frame.assign(rating=3.0)
+    assert warned.n_ratings_ == len(frame)
+    assert warned.rating_range_ == (3.0, 3.0)
+    np.testing.assert_array_equal(warned.predict(frame), quick().fit(merged).predict(frame))
+    quick().fit(frame)  # no warning without repeats
+
+
+def test_repeated_pairs_in_scikit_learns_tools(frame):
+    more = pd.concat([frame, frame.head(9)], ignore_index=True)
+    with pytest.warns(UserWarning, match="rows repeat a user"):
+        assert np.isfinite(cross_val_score(quick(), more, cv=3)).all()
+    with pytest.raises(ValueError, match="duplicates is 'drop'"):
+        quick(duplicates="drop").fit(frame)
+
+
 # --- ids --------------------------------------------------------------------------------------------------------------
 
 NO_IDS = {
@@ -125,7 +179,9 @@ NO_IDS = {
     "nested array": lambda f: np.array([[107]]),
     "list of sets": lambda f: [{107}, {114}],
     "list of arrays": lambda f: [np.array([107]), np.array([114])],
-    "sparse": lambda f: np.zeros((2, 2)),
+    "array of two dimensions": lambda f: np.zeros((2, 2)),
+    "sparse": lambda f: scipy.sparse.eye(2),
+    "sparse rows": lambda f: scipy.sparse.csr_array(np.eye(2)),
 }
 
 
@@ -133,7 +189,6 @@ NO_IDS = {
 def test_what_is_no_list_of_ids_is_refused(fitted, frame, kind):
     calls = (
         lambda ids: fitted.recommend(ids, n=2),
-        lambda ids: fitted.recommend(107, n=2, candidates=ids),
         lambda ids: fitted.similar_users(ids, n=2),
         lambda ids: fitted.similar_items(ids, n=2),
     )
@@ -142,6 +197,11 @@ def test_what_is_no_list_of_ids_is_refused(fitted, frame, kind):
             (TypeError, ValueError), match=r"^ids (is|has|holds) .*(column|1-d|mask|level|whole number)"
         ):
             call(NO_IDS[kind](frame))
+    if kind not in ("whole frame", "counts"):  # pairs, and a mapping without users
+        with pytest.raises(
+            (TypeError, ValueError), match=r"^(ids|candidates).* (is|has|holds) .*(1-d|column|mask|level|number)"
+        ):
+            fitted.recommend(107, n=2, candidates=NO_IDS[kind](frame))
 
 
 @pytest.mark.parametrize("kind", ["frame", "polars frame", "pyarrow table", "dict", "MultiIndex", "nested array"])

@@ -118,6 +118,38 @@ def test_damaged_compressed_files(tmp_path, kind):
     refused(tmp_path / f"t.{kind}", TEXT, "is named like a .* file and is none; name it after what it holds")
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("r.json", b'[{"userId": 1}]', "JSON"),
+        ("r.csv", b'{"userId": 1}\n', "JSON"),
+        ("r.csv", b"<html>404", "HTML or XML"),
+        ("r.parquet", b"PAR1\x15\0", "Parquet"),
+        ("r.csv", b"%PDF-1.4", "PDF"),
+        ("r.csv", b"SQLite format 3\0", "SQLite"),
+        ("r.csv", b"\x80\x04\x95", "pickle"),
+        ("r.7z", b"7z\xbc\xaf\x27\x1c", "7z"),
+        ("r.rar", b"Rar!\x1a\x07\0", "RAR"),
+        ("r.csv.gz", gzip.compress(gzip.compress(b"a,b")), "gzip"),
+        ("r.lzma", lzma.compress(b"a", lzma.FORMAT_ALONE), "LZMA"),
+        ("r.tar.gz", gzip.compress(b"r.csv".ljust(257, b"\0") + b"ustar"), "tar"),
+        ("r.csv.Z", b"\x1f\x9d\x90", "compress"),
+    ],
+)
+def test_files_of_other_formats_are_called_by_name(tmp_path, name, data, kind):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(TableError, match=rf"{name} holds a {kind} file; it must be a CSV file"):
+        tables.read(str(tmp_path / name), ["userId"])
+
+
+def test_a_sheet_of_excel_is_called_by_name(tmp_path):
+    with zipfile.ZipFile(tmp_path / "r.xlsx", "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    with pytest.raises(TableError, match="is an Excel file; save the sheet as CSV"):
+        tables.read(str(tmp_path / "r.xlsx"), ["userId"])
+
+
 def test_archives_of_another_number_of_files(tmp_path):
     refused(tmp_path / "t.zip", zipped(a=TEXT, b=TEXT), "holds 2 files: 'a', 'b'; it must hold one CSV file")
     refused(tmp_path / "t.zip", zipped(), "holds 0 files; it must hold one")

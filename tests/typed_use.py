@@ -259,8 +259,13 @@ def explained(trainer: minicf.Trainer, ratings: minicf.Ratings, path: Path) -> N
 
 
 def measured(rating: NDArray[np.float32], predicted: NDArray[np.float32], hits: NDArray[np.bool_]) -> float:
-    for mean in (metrics.precision, metrics.recall, metrics.ndcg, metrics.average_precision):
+    for mean in (
+        metrics.precision, metrics.recall, metrics.ndcg, metrics.average_precision, metrics.reciprocal_rank,
+        metrics.hit_rate,
+    ):  # fmt: skip
         assert_type(mean(hits, [2, 1]), NDArray[np.float64])
+    assert_type(metrics.graded_ndcg([[3, 0]], [[5, 3]]), NDArray[np.float64])
+    assert_type(metrics.auc([[0.5, 0.1]], [[True, False]]), NDArray[np.float64])
     assert_type(metrics.coverage([[0, 1]], 2), float)
     return assert_type(metrics.rmse(rating, predicted) + metrics.mae(rating, predicted), float)
 
@@ -275,6 +280,7 @@ def recommended(frame: pd.DataFrame, path: Path) -> minicf.Recommender:
     assert_type(recommender.similar_items(["x"]), pd.DataFrame)
     assert_type(recommender.similar_users("ann", metric="dot"), pd.DataFrame)
     assert_type(recommender.fold_in({"x": 4.5}, id="bob"), pd.DataFrame)
+    assert_type(recommender.recalculate({"x": 4.5}, id="bob"), pd.DataFrame)
     assert_type(recommender.factors("item"), pd.DataFrame)
     assert_type(recommender.nearest([0.0] * 8), pd.DataFrame)
     assert_type((recommender.users_, recommender.items_), tuple[minicf.Vocabulary, minicf.Vocabulary])
@@ -290,10 +296,12 @@ def recommended(frame: pd.DataFrame, path: Path) -> minicf.Recommender:
     assert_type(recommender.inputs.ratings(frame), minicf.Ratings)
     assert_type(recommender.scores.pairs(np.array([0]), np.array([-1])), NDArray[np.float32])
     assert_type(recommender.evaluate(frame), dict[str, float])
+    assert_type(recommender.evaluate_users(frame, auc=True), pd.DataFrame)
     assert_type(recommender.score(frame[["userId", "movieId"]], frame["rating"]), float)
     assert_type(recommender.get_params(), dict[str, Any])
     assert_type(recommender.trainer_, minicf.Trainer)
     assert_type(minicf.cross_validate(recommender, frame), pd.DataFrame)
+    assert_type(minicf.cross_validate(recommender, frame, cv=[(0, 1)], return_train_score=True), pd.DataFrame)
     assert_type(explain.bias_table(recommender, minicf.load_movielens()), pd.DataFrame)
     assert_type(explain.learning_curves(recommender), pd.DataFrame)
     recommender.save(path)

@@ -134,6 +134,8 @@ def as_series(values: Any) -> pd.Series:
         return values.reset_index(drop=True)
     if isinstance(values, pd.Index):
         return values.to_series(index=pd.RangeIndex(len(values)))
+    if hasattr(values, "toarray"):
+        raise TypeError(f"ids is a {type(values).__name__}; it must be one id or a 1-d array of ids")
     check_unmasked("ids", values)
     array = values if isinstance(values, np.ndarray) else object_array(values)
     if array.ndim != 1:
@@ -172,8 +174,11 @@ def rating_values(column: pd.Series, name: str, noun: str = "rating") -> NDArray
     if bad.any():
         problem = f"is not finite in float32 ({plural(int(bad.sum()), 'row')} in all)"
         refuse(column, name, int(bad.argmax()), problem, "drop or mend such rows")
-    if noun == "rating":  # whether two weights differ by a ten-millionth is all one
-        _refuse_merged(given, values, name)
+    if noun == "rating" and (merged := merged_ratings(given)) is not None:  # weights may differ by as little
+        raise ValueError(
+            f'column "{name}": {shown(merged[0])} and {shown(merged[1])} are one number in float32; take an offset '
+            f'from all of them: frame["{name}"] - {given.min():.17g}'
+        )
     return values
 
 
@@ -185,22 +190,18 @@ def weight_values(column: pd.Series, name: str) -> NDArray[np.float32]:
     return values
 
 
-def _refuse_merged(given: NDArray[np.float64], values: NDArray[np.float32], name: str) -> None:
-    """Refuse ratings far from zero and close together, such as 100000001 and 100000002, which are one float32."""
-    if not values.size:
-        return
+def merged_ratings(given: NDArray[Any]) -> tuple[Any, Any] | None:
+    """Return ratings far from zero and close together, such as 100000001 and 100000002, which are one float32."""
+    if not given.size:
+        return None
     low, high = float(given.min()), float(given.max())
     # Rounding is at most 1e-7 of the largest number: that is a trifle unless all lie in a far smaller range.
     if high == low or max(abs(low), abs(high)) < 10 * (high - low):
-        return
+        return None
     different = np.unique(given)
     lost = (np.diff(different.astype(np.float32)) == 0) & (np.diff(different) > 1e-6 * (high - low))
-    if lost.any():
-        at = int(lost.argmax())
-        raise ValueError(
-            f'column "{name}": {shown(different[at])} and {shown(different[at + 1])} are one number in '
-            f'float32; take an offset from all of them: frame["{name}"] - {low:.17g}'
-        )
+    at = int(lost.argmax())
+    return (different[at], different[at + 1]) if lost.any() else None
 
 
 def convert(value: Any, name: str) -> str:

@@ -19,10 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from minicf.arguments import check_bool, check_seed, check_unmasked
 from minicf.data.checks import (
+    MAX_FLOAT32,
     MAX_INT32,
     as_series,
     frozen,
     id_values,
+    merged_ratings,
     object_array,
     one_dimensional,
     plural,
@@ -268,12 +270,15 @@ class Ratings:
         TypeError
             `matrix` is not sparse: every zero of it would be a rating.
         ValueError
-            It has no entries, is not two-dimensional, or fits not the ids.
+            It has no entries, or some that are no finite real numbers, is not two-dimensional, or fits not the ids.
         """
         if not hasattr(matrix, "tocsr"):
             raise TypeError(f"matrix is a {type(matrix).__name__}; it must be a scipy.sparse array or matrix")
         if len(matrix.shape) != 2:
             raise ValueError(f"matrix has shape {matrix.shape}; it must be two-dimensional, users by items")
+        if matrix.dtype.kind not in "iuf":
+            remedy = "matrix.real" if matrix.dtype.kind == "c" else 'matrix.astype("float32")'
+            raise ValueError(f"matrix has entries of type {matrix.dtype}; they must be real numbers: {remedy}")
         csr = matrix.tocsr(copy=True)
         csr.sum_duplicates()
         entries = csr.tocoo()
@@ -284,6 +289,19 @@ class Ratings:
             count = len(ids) if isinstance(ids, Vocabulary) else ids
             if count != n:
                 raise ValueError(f"matrix has {n:,} {name}; it must have {count:,}, one for each id")
+        values = entries.data.astype(np.float64)
+        bad = ~(np.abs(values) <= MAX_FLOAT32)  # NaN too
+        if bad.any():
+            at = int(bad.argmax())
+            raise ValueError(
+                f"matrix[{entries.row[at]}, {entries.col[at]}] is {values[at]:g}; entries must be finite in float32 "
+                f"({bad.sum():,} of {len(bad):,} are not); leave such entries out"
+            )
+        if (merged := merged_ratings(values)) is not None:
+            raise ValueError(
+                f"matrix has the entries {merged[0]:.17g} and {merged[1]:.17g}, which are one number in float32; "
+                f"subtract an offset from its stored entries: matrix.data - {values.min():.17g}"
+            )
         return cls(entries.row, entries.col, entries.data, sizes[0], sizes[1])
 
     def to_scipy(self) -> Any:

@@ -108,14 +108,14 @@ def explore(
     )
     page = resources.files("minicf.explain").joinpath("explore.html").read_text(encoding="utf-8")
     fill = {
-        "TITLE": html.escape(title),
+        "TITLE": html.escape(title.replace("\0", "\ufffd")),  # no HTML can hold a null character
         "LIBRARY": _zipped(get_plotlyjs()),
-        "DATA": _zipped(json.dumps(data, allow_nan=False, ensure_ascii=False)),
+        "DATA": _zipped(json.dumps(data, allow_nan=False)),
     }
     page = re.sub(r"\$([A-Z]+)\b", lambda match: fill.get(match[1], match[0]), page)
     path = Path(path)
     with files.atomic(path) as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="xmlcharrefreplace"))
     return path
 
 
@@ -222,7 +222,7 @@ def _user_data(ratings: Ratings, users: np.ndarray, items: np.ndarray) -> dict[s
     rows = rows[np.argsort(who[rows], kind="stable")]
     begins = np.concatenate([[0], np.cumsum(np.bincount(who[rows], minlength=len(users)))])
     return {
-        "user_ids": ratings.users.ids[users].tolist(),
+        "user_ids": [str(id) for id in ratings.users.ids[users].tolist()],  # JavaScript rounds integers above 2^53
         "rated_from": _packed(begins, "int32"),
         "rated_item": _packed(what[rows], "int32"),
         "rated_stars": _packed(ratings.rating[rows], "float32"),

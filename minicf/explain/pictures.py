@@ -15,8 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from minicf.texts import harmless
+
 BLUE, RED, GRAY = "#2f6db5", "#c44536", "#9aa0a6"
 COLORS = (BLUE, RED, "#3a8f5c", "#8a5fb0", "#c78a1e", "#4aa3a2")
+
+AS_TEXT = {"parse_math": False, "usetex": False}
+"""Of every text with a title, an id or a name in it: a $ is a dollar, whatever the caller's style says of TeX."""
 
 
 def axes_for(ax: Any, size: tuple[float, float]) -> Any:
@@ -37,7 +42,11 @@ def _hide_box(ax: Any) -> None:
 
 
 def short_title(title: str, width: int) -> str:
-    """Shorten a title to at most `width` characters: drop its other names, then cut it, but keep its year."""
+    """Shorten a title to at most `width` characters: drop its other names, then cut it, but keep its year.
+
+    Control characters are written as escapes: a line break would make two lines of a label.
+    """
+    title = harmless(title)
     if len(title) <= width:
         return title
     match = re.search(r" \(\d{4}\)$", title)
@@ -58,7 +67,7 @@ def draw_biases(ax: Any, table: pd.DataFrame, name: str) -> Any:
     heights = np.arange(len(shown), 0, -1.0)
     heights[len(shown) // 2 :] -= 0.8 * (len(table) > 30)  # a gap where the middle is left out
     ax.barh(heights, shown[name] - zero, left=zero, color=[BLUE if x >= zero else RED for x in shown[name]])
-    ax.set_yticks(heights, [short_title(title, 44) for title in shown.title])
+    ax.set_yticks(heights, [short_title(title, 44) for title in shown.title], **AS_TEXT)
     ax.set_ylim(heights[-1] - 0.8, heights[0] + 0.8)
     ax.axvline(zero, color="0.3", linewidth=0.8)
     ax.set_xlabel("bias" if name == "bias" else "mean prediction over users")
@@ -84,9 +93,9 @@ def draw_similarities(ax: Any, table: pd.DataFrame, title: str) -> Any:
     """Draw the table of `nearest_items` of the item with this title."""
     ax = axes_for(ax, (8, 0.32 * len(table) + 1.2))
     ax.barh(np.arange(len(table), 0, -1), table.similarity, color=BLUE)
-    ax.set_yticks(np.arange(len(table), 0, -1), [short_title(title, 44) for title in table.title])
+    ax.set_yticks(np.arange(len(table), 0, -1), [short_title(title, 44) for title in table.title], **AS_TEXT)
     ax.set_xlabel("similarity")
-    ax.set_title(f"Nearest to {short_title(title, 44)}")
+    ax.set_title(f"Nearest to {short_title(title, 44)}", **AS_TEXT)
     _hide_box(ax)
     return ax
 
@@ -123,23 +132,28 @@ def _largest(parts: pd.DataFrame, n: int) -> pd.DataFrame:
 def draw_curves(ax: Any, frames: Mapping[str, pd.DataFrame], training: bool) -> Any:
     """Draw the validation error of each run's history, with `training` also the training error, dashed."""
     ax = axes_for(ax, (9, 5.5))
+    labels, lines = [], []
     for (name, frame), color in zip(frames.items(), itertools.cycle(COLORS)):
         metric = _metric(frame)
         if frame[f"valid_{metric}"].notna().any():
-            label = f"{name} validation".strip() if training else name
-            ax.plot(frame.epoch, frame[f"valid_{metric}"], ".-", color=color, linewidth=1.6, label=label)
+            labels.append(f"{name} validation".strip() if training else str(name))
+            lines += ax.plot(frame.epoch, frame[f"valid_{metric}"], ".-", color=color, linewidth=1.6, label=labels[-1])
         if training:
-            label = f"{name} training".strip()
-            ax.plot(frame.epoch, frame[f"train_{metric}"], "--", color=color, linewidth=1, label=label)
+            labels.append(f"{name} training".strip())
+            lines += ax.plot(frame.epoch, frame[f"train_{metric}"], "--", color=color, linewidth=1, label=labels[-1])
     ax.set_xlabel("epoch")
     metrics = sorted({_metric(frame) for frame in frames.values()})
     if metrics == ["mse"]:
         ax.set_ylabel("mean squared error" if training else "validation error (mean squared)")
     else:
-        ax.set_ylabel(", ".join(metrics).replace("_", " "))
+        ax.set_ylabel(short_title(", ".join(metrics).replace("_", " "), 60), **AS_TEXT)
     ax.xaxis.get_major_locator().set_params(integer=True)
     _hide_box(ax)
-    ax.legend(frameon=False)
+    legend = ax.legend(lines, ["-"] * len(lines), frameon=False)
+    for text, label in zip(
+        legend.get_texts(), labels, strict=True
+    ):  # matplotlib's own way leaves out what begins with _
+        text.set(text=short_title(label, 60), **AS_TEXT)
     rates = pd.concat([frame.lr for frame in frames.values()])
     if not rates.notna().any():  # a solver without a learning rate
         ax.set_title("Errors")
@@ -212,7 +226,7 @@ def _place_labels(ax: Any, x: np.ndarray, y: np.ndarray, texts: Sequence[str]) -
     taken = np.column_stack([points - 3 * scale, points + 3 * scale])  # left, low, right, high
     written = np.zeros(len(points), bool)
     for i, (point, text, at) in enumerate(zip(points, texts, zip(x, y, strict=True), strict=True)):
-        label = ax.annotate(text, at, (0, 0), textcoords="offset points", fontsize=8, color="0.1", zorder=4)
+        label = ax.annotate(text, at, (0, 0), textcoords="offset points", fontsize=8, color="0.1", zorder=4, **AS_TEXT)
         extent = label.get_window_extent()
         for dx, dy in _label_offsets():
             # A text on the left ends at its place, one on the right begins there, one above or below is centered.

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from minicf.arguments import check_bool, check_int, check_number, check_unmasked
+from minicf.arguments import check_bool, check_int, check_number
 from minicf.backends import get_backend
-from minicf.data import Bags, Ratings, Vocabulary
+from minicf.data import Bags, Ratings
 from minicf.models import Dot, DotBias, Model
 from minicf.optim import SGD, Optimizer
 from minicf.recommender import files
 from minicf.recommender.fold_in import FoldIn, usable_ratings
-from minicf.recommender.growth import Growth
-from minicf.recommender.inputs import SIDES, Inputs, of_side, opposite, warn
-from minicf.recommender.lists import Lists, seen_of
-from minicf.recommender.neighbors import Neighbors
+from minicf.recommender.growth import Growth, unseen
+from minicf.recommender.inputs import SIDES, of_side, opposite, warn
 from minicf.recommender.quality import quality
-from minicf.recommender.scores import Scores
+from minicf.recommender.queries import Queries
 from minicf.recommender.settings import Settings, seed_of
+from minicf.recommender.snapshots import reading, writing
 from minicf.recommender.training import moments, train
 from minicf.recommender.units import Units, centered
 from minicf.schedules import Schedule
@@ -51,37 +48,8 @@ LATER_RATE, LATER_EPOCHS = 0.3, 10
 given later: rmse 0.898, against 0.908 without them and 0.892 of one `fit` of all (inside training rows). More epochs do
 no better, and the full learning rate forgets."""
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 
-
-def _writing(method: _Method) -> _Method:
-    """Run a method on a copy, and take over its state in one assignment when it has come to its end.
-
-    So a reader in another thread sees the state before or the state after, and an error or Ctrl-C leaves the one
-    before. A copy of the attributes is enough, as no array is changed in place.
-    """
-
-    @functools.wraps(method)
-    def wrapped(self: Recommender, *args: Any, **kwargs: Any) -> Any:
-        new = self._snapshot()
-        result = method(new, *args, **kwargs)
-        self.__dict__ = new.__dict__
-        return self if result is new else result
-
-    return cast(_Method, wrapped)
-
-
-def _reading(method: _Method) -> _Method:
-    """Run a method on the state of one moment, whatever another thread does to the recommender meanwhile."""
-
-    @functools.wraps(method)
-    def wrapped(self: Recommender, *args: Any, **kwargs: Any) -> Any:
-        return method(self._snapshot(), *args, **kwargs)
-
-    return cast(_Method, wrapped)
-
-
-class Recommender(RegressorMixin, BaseEstimator):
+class Recommender(Queries, RegressorMixin, BaseEstimator):
     """Predict ratings and recommend items, from a table of ratings; a scikit-learn estimator.
 
     Parameters
@@ -110,8 +78,10 @@ class Recommender(RegressorMixin, BaseEstimator):
         `UnknownIdError`. Methods that return tables flag unknown ids in a column ``known``.
     user, item, rating : str
         Columns of a frame.
-    duplicates : "error", "last" or "mean"
-        Policy for repeated ratings of an item by a user.
+    duplicates : "warn", "mean", "last" or "error"
+        Policy for repeated ratings of an item by a user, wherever a table of ratings is read: take their "mean"
+        ("warn": and warn of their number, as they may be an error in the data, or a log, where the mean is right or
+        the "last" is), take the last row, or refuse them.
     n_threads : int, optional
         The largest number of threads; by default NUMBA_NUM_THREADS, OMP_NUM_THREADS or the number of cores.
     verbose : bool
@@ -157,14 +127,6 @@ class Recommender(RegressorMixin, BaseEstimator):
     ['userId', 'rank', 'movieId', 'title', 'score', 'known']
     """
 
-    users_: Vocabulary
-    items_: Vocabulary
-    model_: Model
-    weights_: dict[str, np.ndarray]
-    titles_: np.ndarray | None
-    seen_: Bags | None
-    n_features_in_: int
-
     def __init__(
         self,
         model: str | Model = "dot_bias",
@@ -182,7 +144,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         user: str = "userId",
         item: str = "movieId",
         rating: str = "rating",
-        duplicates: str = "error",
+        duplicates: str = "warn",
         n_threads: int | None = None,
         verbose: bool = False,
     ) -> None:
@@ -208,6 +170,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.categorical = True  # ids
         tags.input_tags.string = True
+        tags.regressor_tags.poor_score = True  # where the target is no function of a user and an item
         return tags
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -219,15 +182,9 @@ class Recommender(RegressorMixin, BaseEstimator):
             state["_cache"] = {}  # programs and indexes are made anew at their next use
         return state
 
-    def _snapshot(self) -> Self:
-        """Return a recommender with the state of this moment, which shares its arrays and what was made of them."""
-        twin = object.__new__(type(self))
-        twin.__dict__ = dict(self.__dict__)  # copied as a whole: no other thread runs meanwhile
-        return twin
-
     # --- training --------------------------------------------------------------------------------------------
 
-    @_writing
+    @writing
     def fit(
         self,
         X: Any,
@@ -286,7 +243,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         self.seen_ = Bags.of(ratings.user, ratings.item, ratings.n_users)
         return self
 
-    @_writing
+    @writing
     def partial_fit(
         self,
         X: Any,
@@ -349,30 +306,12 @@ class Recommender(RegressorMixin, BaseEstimator):
         """Set `weights_` and `history_`."""
         units = Units(self.mean_, self.unit_)
         self.weights_, self.history_ = train(ratings, self.model_, units, *arguments, **more)
-        self._cache: dict[str, Any] = {}
+        self._cache = {}
 
     def _settings(self) -> Settings:
         return Settings.of(self.get_params(deep=False))
 
     # --- parts -------------------------------------------------------------------------------------------------
-
-    @property
-    def inputs(self) -> Inputs:
-        """Readers of tables and ids, with the columns, policies and vocabularies of this recommender."""
-        return Inputs(
-            self.user, self.item, self.rating, self.duplicates, self.unknown,
-            getattr(self, "users_", None), getattr(self, "items_", None), getattr(self, "n_features_in_", None),
-            type(self).__name__,
-        )  # fmt: skip
-
-    @property
-    def scores(self) -> Scores:
-        """Scores of rows, on the backend."""
-        check_is_fitted(self)
-        found: Scores | None = self._cache.get("scores")
-        if found is None or (found.backend, found.n_threads) != (self.backend, self.n_threads):
-            found = self._cache["scores"] = Scores(self.model_, self.weights_, self.backend, self.n_threads)
-        return found
 
     @property
     def trainer_(self) -> Trainer:
@@ -388,174 +327,9 @@ class Recommender(RegressorMixin, BaseEstimator):
         warnings.warn("deviation_ is now std_ and will be removed in 0.3", DeprecationWarning, stacklevel=2)
         return self.std_
 
-    def vocabulary(self, side: str) -> Vocabulary:
-        """Return the known ids of a side, "user" or "item"."""
-        return self.inputs.vocabulary(side)
-
-    @_reading
-    def factors(self, side: str = "item") -> pd.DataFrame:
-        """Return ids, titles, biases and factors as a table (``.to_parquet(path)`` writes it to a file)."""
-        check_is_fitted(self)
-        return self._lists.factors(self.weights_, side, np.arange(len(self.vocabulary(side))))
-
-    @property
-    def _lists(self) -> Lists:
-        return Lists(self.inputs, self.titles_)
-
-    @property
-    def _neighbors(self) -> Neighbors:
-        if "neighbors" not in self._cache:
-            self._cache["neighbors"] = Neighbors(self.model_, self.weights_)
-        found: Neighbors = self._cache["neighbors"]
-        return found
-
-    # --- predictions and lists ---------------------------------------------------------------------------------
-
-    @overload
-    def predict(self, X: Any, return_known: Literal[False] = False) -> NDArray[np.float32]: ...
-    @overload
-    def predict(self, X: Any, return_known: Literal[True]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]: ...
-    @_reading
-    def predict(self, X: Any, return_known: bool = False) -> Any:
-        """Predict ratings, within the range of the ratings in training.
-
-        Parameters
-        ----------
-        X : DataFrame, Ratings, or array of shape (n, 2)
-            As for `fit`.
-        return_known : bool
-            Also return whether both ids of a row are known.
-
-        Returns
-        -------
-        array of float32, shape (n,); with `return_known` a tuple of it and an array of bool
-        """
-        check_is_fitted(self)
-        inputs = self.inputs
-        frame = inputs.frame(X)
-        user, item = (inputs.lookup(side, frame[inputs.column(side)]) for side in SIDES)
-        known = (user >= 0) & (item >= 0)
-        scores = self.scores.pairs(user, item).clip(*self.rating_range_)
-        if self.unknown == "nan":
-            scores[~known] = np.nan
-        return (scores, known) if return_known else scores
-
-    @_reading
-    def recommend(
-        self,
-        users: Any,
-        n: int = 10,
-        exclude_seen: bool = True,
-        candidates: Any = None,
-        filter: Callable[[pd.DataFrame], Any] | None = None,
-    ) -> pd.DataFrame:
-        """Recommend the best items to each user.
-
-        Parameters
-        ----------
-        users : id or 1-d array-like of ids
-        n : int
-        exclude_seen : bool
-            Leave out the seen items of the user.
-        candidates : array-like of item ids, optional
-            Choose among these; unknown ids are left out, or raise if ``unknown="raise"``.
-        filter : function, optional
-            Takes a frame with the columns `item` and ``title`` and returns one boolean per row: whether the item may
-            be recommended.
-
-        Returns
-        -------
-        DataFrame
-            Columns: the user id, ``rank`` from 1, the item id, ``title`` if titles are known, ``score`` (the
-            predicted rating that the list is sorted by, not cut to the range of the ratings) and ``known`` (False for
-            an unknown user, who gets the list of the mean user). n rows per user, or fewer if fewer items are left.
-
-        Notes
-        -----
-        Exact: every item is scored, in blocks of users of `scoring.BLOCK_BYTES` per thread. Equal scores are sorted by
-        item id.
-        """
-        check_is_fitted(self)
-        n, exclude_seen = check_int("n", n, 1), check_bool("exclude_seen", exclude_seen)
-        ids, rows = self.inputs.asked("user", users)
-        among = self._lists.candidates(candidates, filter)
-        skip = None
-        if exclude_seen:
-            if self.seen_ is None:
-                raise ValueError("this recommender was saved without seen items; use exclude_seen=False")
-            skip = seen_of(self.seen_, rows, len(self.items_), among)
-        item, score = self.scores.best(rows, n, skip, among)
-        place = np.nonzero(item >= 0)
-        return self._lists.ranked(("user", ids, rows >= 0), "item", item[place], score[place], place)
-
-    @_reading
-    def recommend_all(self, n: int = 10, block: int = 10_000, **options: Any) -> Iterator[pd.DataFrame]:
-        """Recommend to all users, as a stream of the frames of `recommend` for `block` users each."""
-        check_is_fitted(self)
-        check_int("block", block, 1)
-        for lo in range(0, len(self.users_), block):
-            yield self.recommend(self.users_.ids[lo : lo + block], n, **options)
-
-    # --- similar -----------------------------------------------------------------------------------------------
-
-    def similar_items(self, items: Any, n: int = 10, metric: str = "cosine", index: str | None = None) -> pd.DataFrame:
-        """Find the items whose factors are nearest to those of each of some items.
-
-        Parameters
-        ----------
-        items : id or 1-d array-like of ids
-        n : int
-        metric : "cosine" or "dot"
-            Of the factors, without biases.
-        index : None, "sklearn" or "pynndescent"
-            None compares with every item. For large catalogs: scikit-learn's ball tree, also exact, or pynndescent's
-            graph, approximate (``pip install pynndescent``); both for cosine, built at the first call.
-
-        Returns
-        -------
-        DataFrame
-            Columns: the item id, ``rank``, ``similar_`` item id, ``title``, ``score``, ``known``.
-        """
-        return self._similar("item", items, n, metric, index)
-
-    def similar_users(self, users: Any, n: int = 10, metric: str = "cosine", index: str | None = None) -> pd.DataFrame:
-        """Find similar users, as `similar_items` finds items."""
-        return self._similar("user", users, n, metric, index)
-
-    @_reading
-    def _similar(self, side: str, ids: Any, n: int, metric: str, index: str | None) -> pd.DataFrame:
-        check_is_fitted(self)
-        n = check_int("n", n, 1)
-        owners, rows = self.inputs.asked(side, ids)
-        found, score = self._neighbors.of_rows(self.scores, side, rows, n, metric, index)
-        place = np.nonzero(found >= 0)
-        return self._lists.ranked((side, owners, rows >= 0), side, found[place], score[place], place)
-
-    @_reading
-    def nearest(self, factors: Any, n: int = 10, side: str = "item", metric: str = "cosine") -> pd.DataFrame:
-        """Find the items, or users, nearest to a vector of K factors.
-
-        Returns
-        -------
-        DataFrame
-            Columns: ``rank``, the id, ``title``, ``score``.
-        """
-        check_is_fitted(self)
-        self.vocabulary(side)  # refuses another side
-        check_unmasked("factors", factors)
-        given = np.asarray(factors)
-        k = self._neighbors.factors(side).shape[1]
-        with np.errstate(over="ignore"):  # an overflow is refused below
-            vector = given.astype(np.float32) if given.dtype.kind in "iuf" else np.full(given.shape, np.nan)
-        if vector.shape != (k,) or not np.isfinite(vector).all():
-            raise ValueError(f"factors is {factors!r}; it must be {k} finite numbers")
-        n = check_int("n", n, 1)
-        found, score = self._neighbors.of_vector(self.scores, side, vector, n, metric)
-        return pd.DataFrame({"rank": 1 + np.arange(found.size), **self._lists.named(side, found), "score": score})
-
     # --- new users and items -------------------------------------------------------------------------------------
 
-    @_writing
+    @writing
     def fold_in(self, ratings: Any, id: Any = None, side: str = "user") -> pd.DataFrame:
         """Add a new user, or item, from a few ratings, without training.
 
@@ -577,7 +351,7 @@ class Recommender(RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            An id that is already known (use `partial_fit`), an id of another type than the known ids, or no rating
+            An id that is already known (use `recalculate`), an id of another type than the known ids, or no rating
             with a known id of the other side.
 
         Notes
@@ -585,21 +359,63 @@ class Recommender(RegressorMixin, BaseEstimator):
         Equations (G1) and (G3) of `minicf.recommender.fold_in`: ridge regression on the ratings, with a prior made of
         the weight decay of training and of the distribution of the rows of this side.
         """
+        solved, across = self._solved(ratings, id, side, known=False)
+        growth = self._grow({side: solved[0]}, {side: solved})
+        self.titles_ = growth.titles(self.titles_)
+        self.seen_ = growth.seen(self.seen_, *self._pairs(side, across))
+        return self._lists.factors(self.weights_, side, self.vocabulary(side).index(solved[0]))
+
+    @writing
+    def recalculate(self, ratings: Any, id: Any = None, side: str = "user") -> pd.DataFrame:
+        """Solve the row of a known user, or item, anew from its present ratings, without training.
+
+        Parameters
+        ----------
+        ratings, id, side
+            As for `fold_in`, of known ids: all ratings of each, which replace those that it had.
+
+        Returns
+        -------
+        DataFrame
+            The new rows, as in `factors`: those that `fold_in` would give a new id, bit for bit. No other row changes.
+
+        Raises
+        ------
+        ValueError
+            An unknown id (use `fold_in`), or no rating with a known id of the other side.
+
+        Notes
+        -----
+        `seen_` has the given ratings in place of the earlier ones; `n_ratings_` and `rating_range_` stay those of
+        training. `partial_fit` instead adds ratings to those that a row was made from, and moves other rows too.
+        """
+        solved, across = self._solved(ratings, id, side, known=True)
+        growth = self._grow({}, {side: solved})
+        if self.seen_ is not None:
+            self.seen_ = growth.seen(
+                unseen(self.seen_, side, self.vocabulary(side).index(solved[0])), *self._pairs(side, across)
+            )
+        return self._lists.factors(self.weights_, side, self.vocabulary(side).index(solved[0]))
+
+    def _solved(
+        self, ratings: Any, id: Any, side: str, known: bool
+    ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Return the ids and rows of `FoldIn.rows`, and for each usable rating its id and the row on the other side."""
         check_is_fitted(self)
         self.vocabulary(side)
         inputs = self.inputs
         new = inputs.ratings_of_new(ratings, id, side)
+        ids, across, rating = usable_ratings(inputs, new, side, known)
         lowest, highest = float(new.rating.min()), float(new.rating.max())
         low, high = self.rating_range_
         if lowest < low or highest > high:
             warn(f"ratings are {lowest:g} … {highest:g}; they must be on the scale of training, {low:g} … {high:g}")
-        ids, across, rating = usable_ratings(inputs, new, side)
-        solved = self._solver(self._settings()).rows(side, ids, across, rating)
-        growth = self._grow({side: ids}, {side: solved})
-        self.titles_ = growth.titles(self.titles_)
-        own = self.vocabulary(side).index(ids)
-        self.seen_ = growth.seen(self.seen_, *((own, across) if side == "user" else (across, own)))
-        return self._lists.factors(self.weights_, side, self.vocabulary(side).index(solved[0]))
+        return self._solver(self._settings()).rows(side, ids, across, rating), (ids, across)
+
+    def _pairs(self, side: str, ratings: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of user and item of ratings, given by the ids of a side and the rows of the other."""
+        own, across = self.vocabulary(side).index(ratings[0]), ratings[1]
+        return (own, across) if side == "user" else (across, own)
 
     def _solver(self, settings: Settings) -> FoldIn:
         return FoldIn(self.model_, self.weights_, self.std_, self.unit_, settings.optimizer)
@@ -614,7 +430,7 @@ class Recommender(RegressorMixin, BaseEstimator):
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
-    @_reading
+    @reading
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return R^2 of the predictions, 1 - sum (y - prediction)^2 / sum (y - mean y)^2, for scikit-learn's searches.
 
@@ -630,9 +446,14 @@ class Recommender(RegressorMixin, BaseEstimator):
             y = self.inputs.frame(X, rated=True)[self.rating].to_numpy(np.float64)
         return float(super().score(X, y, sample_weight))
 
-    @_reading
     def evaluate(
-        self, test: Any, y: Any = None, k: int = 10, relevant: float | None = None, exclude_seen: bool = True
+        self,
+        test: Any,
+        y: Any = None,
+        k: int = 10,
+        relevant: float | None = None,
+        exclude_seen: bool = True,
+        auc: bool = False,
     ) -> dict[str, float]:
         """Measure the errors on held-out ratings, and the relevant items in lists of k.
 
@@ -646,26 +467,65 @@ class Recommender(RegressorMixin, BaseEstimator):
             training.
         exclude_seen : bool
             Leave seen items out of the lists, as `recommend` does.
+        auc : bool
+            Also compute the AUC: every item is scored for each of these users by itself, which takes longer than all
+            other measures together.
 
         Returns
         -------
         dict
-            ``rmse``, ``mae``; ``precision``, ``recall``, ``ndcg`` and ``map`` at k, means over the users who have a
-            relevant item in `test`, of lists among all items, without seen items if `exclude_seen`; ``coverage``, the
-            share of items in these lists; ``rows``, ``rows_unknown`` (with an unknown user or item), ``rows_seen``
-            (rated in training already: a warning gives their number, for they test nothing; NaN without `seen_`),
-            ``users`` (in the means), ``users_unknown`` (of all in `test`). Rows with unknown ids are predicted by the
-            mean row and counted if `unknown` is "bias", and left out if it is "nan".
+            ``rmse``, ``mae``; ``precision``, ``recall``, ``ndcg``, ``map``, ``mrr`` and ``hit_rate`` at k (see
+            `minicf.metrics`) and ``ndcg_graded``, in which an item gains its rating above the lowest of training: means
+            over the users who have a relevant item in `test`, of lists among all items, without seen items if
+            `exclude_seen`; ``auc``, among these items and not only k; ``coverage``, the share of items in these lists;
+            ``rows``, ``rows_unknown`` (with an unknown user or item), ``rows_seen`` (rated in training already: a
+            warning gives their number, for they test nothing; NaN without `seen_`), ``users`` (in the means),
+            ``users_unknown`` (of all in `test`). Rows with unknown ids are predicted by the mean row and counted if
+            `unknown` is "bias", and left out if it is "nan". An unknown item is in no list: where it is relevant, it
+            counts as missed, but not in the AUC.
         """
+        return self._quality(test, y, k, relevant, exclude_seen, auc)[1]
+
+    def evaluate_users(
+        self,
+        test: Any,
+        y: Any = None,
+        k: int = 10,
+        relevant: float | None = None,
+        exclude_seen: bool = True,
+        auc: bool = False,
+    ) -> pd.DataFrame:
+        """Measure each user: the table whose means are the measures of lists in `evaluate`.
+
+        Parameters
+        ----------
+        test, y, k, relevant, exclude_seen, auc
+            As for `evaluate`.
+
+        Returns
+        -------
+        DataFrame
+            A row for each user in `test`, by user id. Columns: ``known``; ``n_test``, the user's rows in `test`;
+            ``relevant``, its relevant items there; ``rmse`` and ``mae`` of its rows, NaN if none has a prediction;
+            ``precision`` … ``ndcg_graded`` and ``auc`` as in `evaluate`, NaN for a user without a relevant item or
+            without a list, and where they are not defined: ``ndcg_graded`` if no rating exceeds the lowest of training,
+            ``auc`` if all items that a list may hold are relevant or none is.
+        """
+        return self._quality(test, y, k, relevant, exclude_seen, auc)[0]
+
+    @reading
+    def _quality(
+        self, test: Any, y: Any, k: int, relevant: float | None, exclude_seen: bool, auc: bool
+    ) -> tuple[pd.DataFrame, dict[str, float]]:
         check_is_fitted(self)
         k = check_int("k", k, 1)
         ratings = self.inputs.ratings(test, y)
         limit = self.mean_ if relevant is None else check_number("relevant", relevant)
-        return quality(self, ratings, k, limit, check_bool("exclude_seen", exclude_seen))
+        return quality(self, ratings, k, limit, check_bool("exclude_seen", exclude_seen), check_bool("auc", auc))
 
     # --- files ---------------------------------------------------------------------------------------------------
 
-    @_reading
+    @reading
     def save(self, path: str | os.PathLike[str], seen: bool = True) -> None:
         """Save to one ``.npz`` file without pickle, for `load`; `path` is replaced as a whole or not at all.
 

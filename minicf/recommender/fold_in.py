@@ -127,13 +127,15 @@ class FoldIn:
         return np.concatenate(values)
 
 
-def usable_ratings(inputs: Inputs, ratings: Ratings, side: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the ratings of new ids that are with known ids of the other side.
+def usable_ratings(
+    inputs: Inputs, ratings: Ratings, side: str, known: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ratings of new ids, or of `known` ones, that are with known ids of the other side.
 
     Returns
     -------
     ids : array, shape (n,)
-        The new id of each rating.
+        The id of each rating.
     other : array of int, shape (n,)
         The row on the other side.
     rating : array of float32, shape (n,)
@@ -141,14 +143,15 @@ def usable_ratings(inputs: Inputs, ratings: Ratings, side: str) -> tuple[np.ndar
     Raises
     ------
     ValueError
-        An id is already known, is of another type than the known ids, or has no such rating.
+        An id is not new, or not known, is of another type than the known ids, or has no such rating.
     """
     other = opposite(side)
     (vocabulary, index), (opposite_ids, across) = of_side(ratings, side), of_side(ratings, other)
     inputs.check_id_type(side, vocabulary)
-    known = inputs.vocabulary(side).index(vocabulary.ids, missing=-1) >= 0
-    if known.any():
-        raise ValueError(f"{side} {shown(vocabulary.ids[known][0])} is already known; use partial_fit instead")
+    wrong = (inputs.vocabulary(side).index(vocabulary.ids, missing=-1) >= 0) != known
+    if wrong.any():
+        state = "not known; use fold_in" if known else "already known; use recalculate"
+        raise ValueError(f"{side} {shown(vocabulary.ids[wrong][0])} is {state}")
     at = inputs.lookup(other, opposite_ids.ids)[across]
     usable = at >= 0
     without = np.setdiff1d(np.arange(len(vocabulary)), index[usable])

@@ -49,6 +49,8 @@ class Growth:
         """
         grown = dict(weights)
         for side in SIDES:
+            if side not in solved and len(self.vocabularies[side]) == len(self.places[side]):
+                continue  # nothing of it changes
             for name in model.tables(side):
                 w = weights[name]
                 grown[name] = np.empty((len(self.vocabularies[side]), *w.shape[1:]), w.dtype)
@@ -82,3 +84,11 @@ class Growth:
         before = self.places["user"][np.repeat(np.arange(len(seen.start) - 1), np.diff(seen.start))]
         items = self.places["item"].astype(np.int32)[seen.index]
         return Bags.of(np.concatenate([before, user]), np.concatenate([items, item]), len(self.vocabularies["user"]))
+
+
+def unseen(seen: Bags, side: str, rows: np.ndarray) -> Bags:
+    """Return the seen items of all users without those of some users, or without some items."""
+    n_users = len(seen.start) - 1
+    user = np.repeat(np.arange(n_users), np.diff(seen.start))
+    keep = ~np.isin(user if side == "user" else seen.index, rows)
+    return Bags.of(user[keep], seen.index[keep], n_users)

@@ -19,7 +19,7 @@ from minicf.data.checks import as_series, one_dimensional, plural, weight_values
 
 SIDES = ("user", "item")
 UNKNOWN = ("bias", "nan", "raise")
-DUPLICATES = ("error", "last", "mean")
+DUPLICATES = ("warn", "mean", "last", "error")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,8 @@ class Inputs:
     ----------
     user, item, rating : str
         Columns of a frame.
-    duplicates : "error", "last" or "mean"
-        Policy for repeated ratings of a pair, see `Ratings.from_frame`.
+    duplicates : "warn", "mean", "last" or "error"
+        Policy for repeated ratings of a pair, see `Recommender`.
     unknown : "bias", "nan" or "raise"
         Policy for unknown ids, see `Recommender`.
     users, items : Vocabulary, optional
@@ -45,7 +45,7 @@ class Inputs:
     user: str
     item: str
     rating: str
-    duplicates: str = "error"
+    duplicates: str = "warn"
     unknown: str = "bias"
     users: Vocabulary | None = None
     items: Vocabulary | None = None
@@ -155,15 +155,17 @@ class Inputs:
         return self._from_frame(frame.infer_objects())
 
     def _from_frame(self, frame: pd.DataFrame, titles: Any = None, weight: str | None = None) -> Ratings:
-        return Ratings.from_frame(
-            frame,
-            self.user,
-            self.item,
-            self.rating,
-            titles=titles,
-            duplicates=self.duplicates,  # type: ignore[arg-type]
-            weight=weight,
+        check_choice("duplicates", self.duplicates, DUPLICATES)
+        policy: Any = "mean" if self.duplicates == "warn" else self.duplicates
+        ratings = Ratings.from_frame(
+            frame, self.user, self.item, self.rating, titles=titles, duplicates=policy, weight=weight
         )
+        if self.duplicates == "warn" and (extra := len(frame) - len(ratings)):
+            warn(
+                f"{extra:,} of {len(frame):,} rows repeat a user and an item of another row; each pair has the mean of "
+                'its ratings. Say duplicates="mean" or "last" if such rows are meant, "error" to refuse them'
+            )
+        return ratings
 
     def _ratings(self, X: Any, y: Any, titles: Any, sample_weight: Any, training: bool) -> tuple[Ratings, int]:
         if isinstance(X, Ratings) and y is None and titles is None and sample_weight is None:

@@ -1,4 +1,4 @@
-"""Build lists: seen items to leave out, candidates to choose among, and tables with ids and titles."""
+"""Build lists as tables with ids and titles, and find the relevant items in them."""
 
 from __future__ import annotations
 
@@ -9,34 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from minicf.data import Bags, Ratings
-from minicf.recommender.inputs import Inputs, as_ids
-
-# --- seen items -------------------------------------------------------------------------------------------------------
-
-
-def seen_of(seen: Bags, users: np.ndarray, n_items: int, candidates: np.ndarray | None) -> Bags:
-    """Return the seen items of some users, as positions among the candidates.
-
-    Parameters
-    ----------
-    seen : Bags
-        Rows of items, for each user.
-    users : array of int, shape (n_lists,)
-        Rows; -1, an unknown user, has seen nothing.
-    n_items : int
-        Of all items.
-    candidates : array of int, optional
-        Rows of items; by default all.
-    """
-    skip = seen.take(users)
-    if candidates is None:
-        return skip
-    position = np.full(n_items, -1, np.int32)
-    position[candidates] = np.arange(len(candidates), dtype=np.int32)
-    at, owner = position[skip.index], np.repeat(np.arange(len(users)), np.diff(skip.start))
-    return Bags.of(owner[at >= 0], at[at >= 0], len(users))
-
+from minicf.data import Ratings
+from minicf.recommender.inputs import Inputs
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
@@ -55,26 +29,15 @@ class Lists:
     inputs: Inputs
     titles: np.ndarray | None
 
-    def candidates(self, candidates: Any, filter: Callable[[pd.DataFrame], Any] | None) -> np.ndarray | None:
-        """Return the rows of the items that may be recommended, ascending; None for all.
-
-        `candidates` and `filter` are those of `Recommender.recommend`.
-        """
-        if candidates is None and filter is None:
-            return None
-        rows = np.arange(len(self.inputs.vocabulary("item")))
-        if candidates is not None:
-            found = self.inputs.lookup("item", as_ids(candidates))
-            rows = np.unique(found[found >= 0])
-        if filter is not None:
-            chosen = np.asarray(filter(pd.DataFrame(self.named("item", rows))))
-            if chosen.dtype != bool or chosen.shape != (len(rows),):
-                raise ValueError(
-                    f"filter returned {chosen.dtype} of shape {chosen.shape}; it must return one boolean for each of "
-                    f"the {len(rows)} items"
-                )
-            rows = rows[chosen]
-        return rows
+    def filtered(self, side: str, rows: np.ndarray, filter: Callable[[pd.DataFrame], Any]) -> np.ndarray:
+        """Return those of some rows of a side that `filter` of `Recommender.recommend` chooses."""
+        chosen = np.asarray(filter(pd.DataFrame(self.named(side, rows))))
+        if chosen.dtype != bool or chosen.shape != (len(rows),):
+            raise ValueError(
+                f"filter returned {chosen.dtype} of shape {chosen.shape}; it must return one boolean for each of "
+                f"the {len(rows)} {side}s"
+            )
+        return rows[chosen]
 
     def named(self, side: str, rows: np.ndarray, column: str | None = None) -> dict[str, np.ndarray]:
         """Return the ids of some rows of a side, by the name of their column, and their titles if there are any."""
@@ -121,32 +84,29 @@ class Lists:
         return pd.DataFrame(table)
 
 
-# --- relevant items ---------------------------------------------------------------------------------------------------
+# --- rated items ------------------------------------------------------------------------------------------------------
 
 
-def hits_of(
-    inputs: Inputs, lists: pd.DataFrame, ratings: Ratings, relevant: np.ndarray, users: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compare lists with the relevant items of their users.
+def found_in(
+    lists: pd.DataFrame, inputs: Inputs, ratings: Ratings, users: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ratings that the items of lists have from the owners of the lists.
 
     Parameters
     ----------
-    inputs : Inputs
     lists : DataFrame
-        Of `Recommender.recommend`, k items for each of some users of `ratings`.
+        Of `Recommender.recommend`, up to k items for each of some users of `ratings`.
+    inputs : Inputs
     ratings : Ratings
-    relevant : array of bool, shape (len(ratings),)
-        Which ratings are of a relevant item.
-    users : array of int, shape (n_users,)
+        One for a user and an item, at most.
+    users : array of int, shape (n_lists,)
         Indices in ``ratings.users`` of the users that have a list.
     k : int
 
     Returns
     -------
-    hits : array of bool, shape (n_users, k)
-        Which places of a list hold a relevant item.
-    total : array of int, shape (n_users,)
-        Relevant items of each user.
+    found : array of float32, shape (n_lists, k)
+        At each place; NaN where the user did not rate the item, and where a list has ended.
     items : array of int
         Rows of the items in all lists.
     """
@@ -156,10 +116,14 @@ def hits_of(
     vocabulary = inputs.vocabulary("item")
     item = vocabulary.index(lists[inputs.item].to_numpy())
     own = vocabulary.index(ratings.items.ids, missing=-1)[ratings.item]
-    wanted = relevant & (own >= 0)
+    rated = (own >= 0) & (place[ratings.user] >= 0)
     size = len(vocabulary)
-    pairs = place[ratings.user[wanted]].astype(np.int64) * size + own[wanted]
-    hits = np.zeros((len(users), k), bool)
-    hits[row, lists["rank"].to_numpy() - 1] = np.isin(row.astype(np.int64) * size + item, pairs)
-    total = np.bincount(ratings.user[relevant], minlength=ratings.n_users)[users]
-    return hits, total, item
+    pair = place[ratings.user[rated]].astype(np.int64) * size + own[rated]
+    order = np.argsort(pair)
+    pair, rating = pair[order], ratings.rating[rated][order]
+    asked = row.astype(np.int64) * size + item
+    at = np.searchsorted(pair, asked)
+    there = np.isin(asked, pair)
+    found = np.full((len(users), k), np.nan, np.float32)
+    found[row[there], lists["rank"].to_numpy()[there] - 1] = rating[at[there]]
+    return found, item

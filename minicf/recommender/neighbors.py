@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from minicf.arguments import check_choice
 from minicf.data import Bags
 from minicf.models import Model
 from minicf.recommender.scores import Scores, product_errors, products, with_mean_row
-from minicf.scoring import settled
+from minicf.scoring import HELD, settled
 
 METRICS = ("cosine", "dot")
 
@@ -29,7 +28,7 @@ class Neighbors:
     def __init__(self, model: Model, weights: Mapping[str, np.ndarray]) -> None:
         self._model, self._weights = model, weights
         self._vectors: dict[tuple[str, str], np.ndarray] = {}
-        self._indexes: dict[tuple[str, str], Any] = {}
+        self._queries: dict[tuple[str, str], Callable[[np.ndarray, int], np.ndarray]] = {}
 
     def factors(self, side: str) -> np.ndarray:
         """Return the factors of a side (rows, K); refuse a model that has none by that name."""
@@ -38,7 +37,14 @@ class Neighbors:
         return self._weights[f"{side}_factors"]
 
     def of_rows(
-        self, scores: Scores, side: str, rows: np.ndarray, n: int, metric: str, index: str | None
+        self,
+        scores: Scores,
+        side: str,
+        rows: np.ndarray,
+        n: int,
+        metric: str,
+        index: str | None,
+        among: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the n rows nearest to each of some rows, which itself is left out.
 
@@ -52,6 +58,8 @@ class Neighbors:
         n : int
         metric, index
             As for `Recommender.similar_items`.
+        among : array of int, optional
+            Rows to choose among, ascending; by default all.
 
         Returns
         -------
@@ -60,12 +68,19 @@ class Neighbors:
         score : array of float32, the same shape
         """
         vectors = self._all(side, metric)
-        others = vectors[:-1]
-        own = np.where(rows < 0, len(others), rows)
-        if index is not None:
-            return self._from_index(index, side, metric, vectors[own], rows, n)
-        present = np.flatnonzero(rows >= 0)
-        return scores.nearest(vectors, others, own, n, Bags.of(present, rows[present], len(rows)))
+        own = np.where(rows < 0, len(vectors) - 1, rows)
+        others, itself = vectors[:-1], rows
+        if among is not None:
+            position = np.full(len(vectors), -1)  # of the mean row too
+            position[among] = np.arange(len(among))
+            others, itself = others[among], position[rows]
+        present = np.flatnonzero(itself >= 0)
+        skip = Bags.of(present, itself[present], len(rows))
+        if index is None:
+            found, score = scores.nearest(vectors, others, own, n, skip)
+        else:
+            found, score = self._from_index(scores, index, side, metric, own, n, others, skip, among)
+        return (found if among is None or not len(among) else np.where(found < 0, -1, among[found])), score
 
     def of_vector(
         self, scores: Scores, side: str, vector: np.ndarray, n: int, metric: str
@@ -87,47 +102,87 @@ class Neighbors:
         return self._vectors[key]
 
     def _from_index(
-        self, index: str, side: str, metric: str, vectors: np.ndarray, rows: np.ndarray, n: int
+        self,
+        scores: Scores,
+        index: str,
+        side: str,
+        metric: str,
+        own: np.ndarray,
+        n: int,
+        others: np.ndarray,
+        skip: Bags,
+        among: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `Scores.nearest` returns, found by an index of all rows.
+
+        The index is asked for more and more rows, until enough of them are in `among`; where it would be asked for half
+        of all, every row of `among` is compared instead.
+        """
         if index not in ("sklearn", "pynndescent") or metric != "cosine":
             raise ValueError(
                 f"index is {index!r} and metric {metric!r}; index must be None, or 'sklearn' or 'pynndescent' with "
                 "metric 'cosine'"
             )
-        others = self._all(side, metric)[:-1]
-        key = index, side
-        if key not in self._indexes and len(others) > 1:
-            self._indexes[key] = _tree(others) if index == "sklearn" else _graph(others)
+        vectors = self._all(side, metric)
+        n_rows = len(vectors) - 1
+        query = self._query(index, side)
+        position = np.arange(n_rows + 1)
+        position[-1] = -1  # also what an index gives for nothing
+        if among is not None:
+            position[:-1] = -1
+            position[among] = np.arange(len(among))
+        itself = position[np.where(own == n_rows, -1, own)]
 
         def find(lists: np.ndarray, m: int) -> np.ndarray:
-            if index == "sklearn":
-                found = self._indexes[key].kneighbors(vectors[lists], m + 1, return_distance=False)
-            else:
-                found = self._indexes[key].query(vectors[lists], m + 1)[0].astype(np.int64)
-            itself = found == rows[lists, None]
-            return np.take_along_axis(found, np.argsort(itself, axis=1, kind="stable")[:, :m], 1)
+            found = np.full((len(lists), m), -1)
+            left, k = np.arange(len(lists)), m + 1
+            while len(left) and 2 * k < n_rows:
+                again = []
+                size = max(1, HELD // k)
+                for part in (left[lo : lo + size] for lo in range(0, len(left), size)):
+                    near = position[query(vectors[own[lists[part]]], k)]
+                    kept = (near >= 0) & (near != itself[lists[part], None])
+                    enough = kept.sum(axis=1) >= m
+                    first = np.argsort(~kept[enough], axis=1, kind="stable")[:, :m]
+                    found[part[enough]] = np.take_along_axis(near[enough], first, 1)
+                    again.append(part[~enough])
+                left, k = np.concatenate(again), 2 * k
+            if len(left):
+                rest = lists[left]
+                found[left] = scores.top(vectors, others, own[rest], m, skip.take(rest))
+            return found
 
         return settled(
             find,
-            lambda lists, at: products(vectors, others, lists, at),
-            product_errors(vectors, others),
+            lambda lists, at: products(vectors, others, own[lists], at),
+            product_errors(vectors, others)[own],
             n,
-            len(others) - 1,
+            len(others),
         )
 
+    def _query(self, index: str, side: str) -> Callable[[np.ndarray, int], np.ndarray]:
+        """Return the function of (vectors, k) that finds the k nearest rows of each, -1 where a graph has fewer."""
+        key = index, side
+        if key not in self._queries:
+            others = self._all(side, "cosine")[:-1]
+            self._queries[key] = _tree(others) if index == "sklearn" else _graph(others)
+        return self._queries[key]
 
-def _tree(rows: np.ndarray) -> Any:
+
+def _tree(rows: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
     from sklearn.neighbors import NearestNeighbors
 
-    return NearestNeighbors(algorithm="ball_tree").fit(rows)
+    tree = NearestNeighbors(algorithm="ball_tree").fit(rows)
+    return lambda vectors, k: tree.kneighbors(vectors, k, return_distance=False)
 
 
-def _graph(rows: np.ndarray) -> Any:
+def _graph(rows: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
     try:
         from pynndescent import NNDescent
     except ImportError:
         raise ImportError("index='pynndescent' needs the package pynndescent: pip install pynndescent") from None
-    return NNDescent(rows, metric="cosine", random_state=0)
+    graph = NNDescent(rows, metric="cosine", random_state=0)
+    return lambda vectors, k: graph.query(vectors, k)[0].astype(np.int64)
 
 
 def _normalized(rows: np.ndarray) -> np.ndarray:

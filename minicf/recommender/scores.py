@@ -119,6 +119,29 @@ class Scores:
         )
         return (places if items is None or not len(items) else np.where(places < 0, -1, items[places])), best
 
+    def best_of(self, user: np.ndarray, n: int, own: Bags) -> tuple[NDArray[np.int_], NDArray[np.float32]]:
+        """Return the rows of the n best of each user's own items, and their scores, as `best` does.
+
+        Parameters
+        ----------
+        user : array of int, shape (n_lists,)
+            Rows; -1 for the mean row.
+        n : int
+        own : Bags
+            For each list, rows of the items to choose among, ascending, each once.
+        """
+        sizes = np.diff(own.start)
+        owner = np.repeat(np.arange(len(user)), sizes)
+        score = self.pairs(user[owner], own.index)
+        order = np.lexsort((-score, owner))  # stable: equal scores stay by row
+        place = np.arange(len(order)) - own.start[owner]
+        kept = place < n
+        shape = len(user), min(n, int(sizes.max(initial=0)))
+        item, best = np.full(shape, -1), np.full(shape, -np.inf, np.float32)
+        item[owner[kept], place[kept]] = own.index[order[kept]]
+        best[owner[kept], place[kept]] = score[order[kept]]
+        return item, best
+
     def nearest(
         self, vectors: np.ndarray, others: np.ndarray, rows: np.ndarray, n: int, skip: Bags | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -145,6 +168,12 @@ class Scores:
             n,
             len(others),
         )
+
+    def top(
+        self, vectors: np.ndarray, others: np.ndarray, rows: np.ndarray, n: int, skip: Bags | None = None
+    ) -> np.ndarray:
+        """Return what `nearest` returns, in the order of float32 products, which the block rounds."""
+        return self._top(by_products(vectors, others, self._backend.module()), rows, len(others), n, skip)
 
     def _errors(self, user: np.ndarray) -> NDArray[np.float64]:
         """Return for each user how far two computations of a score, in any order of summing, can be apart.

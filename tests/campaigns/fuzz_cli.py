@@ -29,7 +29,7 @@ import numpy as np
 from minicf import cli
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252", "latin-1", "cp500", "utf-7"]
-COMMANDS = ["train", "evaluate", "recommend", "similar", "doctor"]
+COMMANDS = ["train", "evaluate", "recommend", "similar", "explore", "doctor"]
 SUFFIXES = [".csv", ".tsv", ".txt", "", ".csv.gz", ".csv.bz2", ".csv.xz", ".zip", ".csv.zst", ".CSV.GZ", ".parquet"]
 IDS = ["1", "01", "1.0", " 1", "1 ", "guest", "", "-0zEx", "-1", "--", "--all", "=1+1", "nan", "u3", "Zoë", "茶", "1e3",
        "٣", "1_0", "9" * 25, "9" * 5000, "\x1b[31m", "a\0b", "\udcff", "9223372036854775807", "-n", "a,b"]  # fmt: skip
@@ -37,6 +37,12 @@ NUMBERS = ["0", "-1", "1", "2", "3", "100000000000", "1" + "0" * 30, "x", "", "1
 PIECES = [b'"', b'""', b'\\"', b",", b";", b"\t", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe",
           b"=", b"sep=;\n", b"1,2,3\n", b"\n\n", b" ", b"'", b"\x1b[2J", b"nan", b"inf", b"1e999", b"-0", b"007",
           b"4,5", b"1,234", "é".encode(), "\u2028".encode(), b"\x0b", b"\x85", b"userId,", b"rating"]  # fmt: skip
+
+FOREIGN = [
+    b'[{"userId": 1, "movieId": 2, "rating": 3}]', b'{"userId": 1, "movieId": 2, "rating": 3}\n', b"PAR1\x15\0",
+    b"<!DOCTYPE html>\n<html>404</html>", b"%PDF-1.4\n", b"SQLite format 3\0", b"\x80\x04\x95\x10\0", b"7z\xbc\xaf",
+    b"ratings.csv".ljust(257, b"\0") + b"ustar\x0000", b"\x28\xb5\x2f\xfd\x04", b"\x93NUMPY\x01\0", b"%%MatrixMarket\n",
+]  # fmt: skip
 
 
 def table(random: np.random.RandomState, text: bool, titles: bool) -> list[list[str]]:
@@ -129,8 +135,10 @@ def file_of(random: np.random.RandomState, folder: Path, text: bool, titles: boo
     if random.uniform() < 0.2:
         data = damaged(random, data)
     suffix = SUFFIXES[random.randint(len(SUFFIXES))] if random.uniform() < 0.15 else ".csv"
+    if random.uniform() < 0.03:
+        data = FOREIGN[random.randint(len(FOREIGN))] + data * random.randint(2)
     if random.uniform() < 0.2:
-        data = packed(random, data)
+        data = packed(random, packed(random, data) if random.uniform() < 0.1 else data)
         if random.uniform() < 0.5:
             data = damaged(random, data)
     path = folder / f"input{'-titles' if titles else ''}{suffix}"
@@ -150,7 +158,7 @@ def command(random: np.random.RandomState, folder: Path, models: list[tuple[str,
         path.write_bytes(damaged(random, Path(model).read_bytes()))
         model = str(path)
     path, data = file_of(random, folder, text)
-    name = one(["train", "train", "evaluate", "evaluate", "recommend", "new", "new", "similar", "all", "doctor"])
+    name = one(["train", "train", "evaluate", "evaluate", "recommend", "new", "new", "similar", "all", "other"])
     if name == "train":
         words = ["train", path, "-o", one([str(folder / "out.npz")] * 9 + ["/dev/null", "-", str(folder), "no/x.npz",
                  str(folder / "x.csv"), str(folder / ("n" * 300))])]  # fmt: skip
@@ -172,8 +180,18 @@ def command(random: np.random.RandomState, folder: Path, models: list[tuple[str,
         words = ["recommend", model, "--new", path, "-n", one(["3"] * 50 + NUMBERS)]
     elif name == "similar":
         words = ["similar", model, one(["--item", "--title"]), one(IDS), "-n", one(["3"] * 50 + NUMBERS)]
-    elif name == "doctor":
-        words = ["doctor"] * (random.uniform() < 0.1) or ["recommend", model, "--user", one(IDS), "--user", one(IDS)]
+    elif name == "other":
+        words = ["recommend", model, "--user", one(IDS), "--user", one(IDS)]
+        if random.uniform() < 0.2:
+            words = [
+                "explore",
+                model,
+                path,
+                "-o",
+                one([str(folder / "out.html")] * 3 + ["/dev/null", str(folder / "x.csv")]),
+            ]
+        elif random.uniform() < 0.1:
+            words = ["doctor"]
     else:
         words = ["recommend", model, *([] if name == "all" else ["--user", one(IDS)])]
         words += ["--all"] * (name == "all") + ["--with-seen"] * random.randint(2) + ["-n", one(["3"] * 50 + NUMBERS)]
@@ -233,12 +251,14 @@ def run(n: int, seed: int = 0) -> Counter[str]:
         for number in range(n):
             own = np.random.RandomState([seed, number])
             words, data = command(own, folder, models)
-            (folder / "out.npz").unlink(missing_ok=True)
+            for output in ("out.npz", "out.html"):
+                (folder / output).unlink(missing_ok=True)
             how, text = outcome(words, data)
             assert how not in ("crash", "unclear"), (
                 f"input {number} of seed {seed}, {how}: {words}\n{data[:500]!r}\n{text}"
             )
-            assert (how == "done") or not (folder / "out.npz").exists(), f"input {number}: a file was left by {words}"
+            for output in ("out.npz", "out.html"):
+                assert how == "done" or not (folder / output).exists(), f"input {number}: a file was left by {words}"
             counts[f"{words[0] if words[0] in COMMANDS else 'other'} {how}"] += 1
     return counts
 
