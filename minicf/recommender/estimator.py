@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -14,20 +15,24 @@ from sklearn.utils.validation import check_is_fitted
 
 from minicf.arguments import check_bool, check_int, check_number
 from minicf.backends import get_backend
-from minicf.data import Bags, Ratings
+from minicf.data import Bags, Features, Ratings
+from minicf.data.bags import example_weights
 from minicf.models import Dot, DotBias, Model
 from minicf.optim import SGD, Optimizer
 from minicf.recommender import files
-from minicf.recommender.fold_in import FoldIn, usable_ratings
+from minicf.recommender.conditioning import Conditioning, check_later, conditioned
+from minicf.recommender.described import described
+from minicf.recommender.fold_in import FoldIn, Rows, usable_ratings
 from minicf.recommender.growth import Growth, unseen
-from minicf.recommender.inputs import SIDES, of_side, opposite, warn
+from minicf.recommender.inputs import SIDES, of_side, opposite, warn, warn_of_values
 from minicf.recommender.quality import quality
 from minicf.recommender.queries import Queries
-from minicf.recommender.settings import Settings, seed_of
-from minicf.recommender.snapshots import reading, writing
-from minicf.recommender.training import moments, train
+from minicf.recommender.settings import Settings, seed_of, takes_gibbs
+from minicf.recommender.snapshots import Interrupted, reading, writing
+from minicf.recommender.training import moments, sample, train
 from minicf.recommender.units import Units, centered
 from minicf.schedules import Schedule
+from minicf.solvers import Gibbs, Solver
 from minicf.train import Trainer
 
 if TYPE_CHECKING:
@@ -56,15 +61,25 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
     ----------
     model : "dot_bias", "dot", "net", "hybrid" or Model
         A model object is used as it is, except that a `global_mean` of 0 becomes the mean rating.
-    n_factors : int
-        K, for a model given by name.
+    n_factors : int, optional
+        K, for a model given by name; by default 128, and 7 for Gibbs sampling, whose average over samples is a model of
+        16 factors, or of K where that is more.
+    solver : "auto", "sgd", "adam", "gibbs" or Solver
+        "auto": Adam for nets. For "dot_bias" and "dot" Gibbs sampling, unless something is given that it does not have
+        (`optimizer` … `regularization`, and `sample_weight`, `valid` and `callbacks` of `fit`), or it would take more
+        than about a minute or a gigabyte (`settings.GIBBS_SECONDS`, `GIBBS_BYTES`): then SGD. The choice is logged.
     optimizer : Optimizer, optional
-        By default SGD for dot products and Adam for nets, see Notes.
+        For solver="sgd" or "adam", in place of the default one.
     epochs, batch_size : int, optional
-        By default those of the model's default optimizer: 40 epochs of online SGD (batch size 1) for dot products, 10
-        epochs of batches of 64 for nets.
+        By default those of the default optimizer: 40 epochs of online SGD (batch size 1) for dot products, 10 epochs of
+        batches of 64 for nets.
+    learning_rate, regularization : float, optional
+        In place of the default optimizer's learning rate and weight decay (that of the factors: biases keep their share
+        of it). For dot products, of standardized ratings.
+    n_samples, burn_in, n_chains : int
+        Of Gibbs sampling: sweeps that are kept, sweeps before them, and chains, which threads share.
     schedule : "cosine", "one_cycle", "constant" or Schedule
-        Of the learning rate.
+        Of the learning rate of gradient descent.
     early_stopping : int, optional
         Hold out `validation_fraction` of the ratings, stop when their error has not fallen for this number of epochs,
         and take the best epoch.
@@ -93,17 +108,22 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         The known ids: those with a rating in training.
     titles_ : array of object, or None
         A title, or None, for each item.
+    solver_ : Solver
+        What trained: `Gradient`, `Gibbs` or the solver given.
+    posterior_ : Posterior or None
+        After Gibbs sampling, the samples: what `predict` has its deviations from.
     model_ : Model
+        After Gibbs sampling, the `DotBias` nearest to the mean of the samples.
     weights_ : dict of float32 arrays
         By name; rows of tables are in the order of the vocabularies.
     history_ : DataFrame
-        One row per epoch, see `minicf.History`.
+        One row per epoch, see `minicf.History`; of Gibbs sampling one per sweep, with the error of its sample.
     rating_range_ : (float, float)
         The lowest and the highest rating in training; predictions stay within.
     mean_, std_ : float
         Mean and standard deviation of the ratings, weighted if they have weights.
     unit_ : float
-        Unit of the ratings in training: `std_` with the default optimizer of dot products, otherwise 1.
+        Unit of the ratings in training: `std_` with the default optimizers of dot products, otherwise 1.
     seen_ : Bags or None
         The seen items of each user: those with a rating in training.
     n_ratings_ : int
@@ -111,7 +131,7 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
 
     Notes
     -----
-    With the default optimizer, `Dot` and `DotBias` are trained on standardized ratings (mean 0, standard deviation 1),
+    With a default optimizer, `Dot` and `DotBias` are trained on standardized ratings (mean 0, standard deviation 1),
     and the weights are scaled back: factors by the root of the standard deviation, biases by the standard deviation
     itself, which gives the same model in stars. So the defaults mean the same on a scale of 1 … 5 and of 0 … 100. With
     an `optimizer` of your own, ratings are used as they are.
@@ -131,11 +151,17 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         self,
         model: str | Model = "dot_bias",
         *,
-        n_factors: int = 128,
+        n_factors: int | None = None,
+        solver: str | Solver = "auto",
         optimizer: Optimizer | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
         schedule: str | Schedule = "cosine",
+        learning_rate: float | None = None,
+        regularization: float | None = None,
+        n_samples: int = 100,
+        burn_in: int = 20,
+        n_chains: int = 1,
         early_stopping: int | None = None,
         validation_fraction: float = 0.1,
         backend: str = "auto",
@@ -150,10 +176,16 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
     ) -> None:
         self.model = model
         self.n_factors = n_factors
+        self.solver = solver
         self.optimizer = optimizer
         self.epochs = epochs
         self.batch_size = batch_size
         self.schedule = schedule
+        self.learning_rate = learning_rate
+        self.regularization = regularization
+        self.n_samples = n_samples
+        self.burn_in = burn_in
+        self.n_chains = n_chains
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.backend = backend
@@ -193,6 +225,8 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         sample_weight: Any = None,
         valid: Any = None,
         callbacks: Iterable[Any] = (),
+        item_features: Any = None,
+        user_features: Any = None,
     ) -> Recommender:
         """Train on a table of ratings, from the beginning.
 
@@ -214,6 +248,10 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         callbacks : iterable of Callback
             As for `Trainer.fit`. The trainer that they see works in training units: with the default optimizer of
             dot products its ratings are standardized, (r - `mean_`) / `unit_`, and so are errors and weights.
+        item_features, user_features : DataFrame, optional
+            What is known of items and users beside ratings, for Gibbs sampling: a row an id, which is the index or the
+            column `item` or `user`; other columns are numbers, booleans, text ("Action|Comedy" is two categories) or
+            lists. An id that is described is known, and predicted by its features, though it has no rating.
 
         Returns
         -------
@@ -227,20 +265,30 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         DivergenceError
             The error stopped being finite; a smaller learning rate helps.
         KeyboardInterrupt
-            After Ctrl-C. As after any error, the recommender is as it was before the call.
+            After Ctrl-C. As after any error, the recommender is as it was before the call; but once Gibbs sampling has
+            samples, it is fitted, with the mean of those.
         """
-        settings = self._settings()
+        arguments, frames = self.get_params(deep=False), {"user": user_features, "item": item_features}
+        Settings.of(arguments)
         ratings, self.n_features_in_ = self.inputs.training(X, y, titles, sample_weight)
+        warn_of_values(ratings)
+        ratings, features = described(ratings, frames, self.inputs)
+        asked = {
+            "sample_weight": example_weights(ratings) is not None,
+            "valid": valid is not None,
+            "callbacks": not isinstance(callbacks, tuple | list) or len(callbacks) > 0,
+        }
+        settings = Settings.of(arguments, takes_gibbs(arguments, ratings, asked, bool(features)))
         seed = seed_of(self.random_state)
         self.mean_, self.std_ = moments(ratings)
-        self.unit_ = self.std_ if settings.default_optimizer and type(settings.model) in (Dot, DotBias) else 1.0
+        self.unit_ = self.std_ if settings.named and type(settings.model) in (Dot, DotBias) else 1.0
         self.model_ = centered(settings.model, self.mean_)
         self.users_, self.items_, self.titles_ = ratings.users, ratings.items, ratings.titles
         self.rating_range_ = float(ratings.rating.min()), float(ratings.rating.max())
         held = None if valid is None else self.inputs.validation(valid)
-        self._train(ratings, settings, seed, None, held, callbacks)
         self.n_ratings_ = len(ratings)
         self.seen_ = Bags.of(ratings.user, ratings.item, ratings.n_users)
+        self._train(ratings, settings, seed, None, held, callbacks, features)
         return self
 
     @writing
@@ -267,25 +315,39 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         New users and items start from the rows of `fold_in`, if they have ratings with known ids of the other side,
         otherwise from the mean row; weights act in training, not there. Training then continues as in `fit`, but at
         `LATER_RATE` of its learning rate, so that it does not forget the earlier ratings.
+
+        After Gibbs sampling, the samples of these users, and then of these items, are conditioned on the ratings, by
+        (P13) of `minicf.recommender.conditioning`: one sweep, without epochs, weights or callbacks.
         """
         if not self.__sklearn_is_fitted__():
             return self.fit(X, y, titles, sample_weight, callbacks=callbacks)
         settings, inputs = self._settings(), self.inputs
         new = inputs.ratings(X, y, titles, sample_weight)
+        sampled = isinstance(self.solver_, Gibbs)
+        if sampled:
+            check_later(self.posterior_, self.seen_, epochs, new, callbacks)
         known = {}
         for side in SIDES:
             vocabulary, index = of_side(new, side)
             inputs.check_id_type(side, vocabulary)
             known[side] = inputs.vocabulary(side).index(vocabulary.ids, missing=-1)[index]
-        solver, solved = self._solver(settings), {}
-        for side in SIDES:  # both with the tables of before: neither depends on the new rows of the other
+        solved: dict[str, Rows] = {}
+        for side in (
+            SIDES if not sampled else ()
+        ):  # both with the tables of before: neither depends on the new rows of the other
             vocabulary, index = of_side(new, side)
             other = known[opposite(side)]
             where = np.flatnonzero((known[side] < 0) & (other >= 0))
-            solved[side] = solver.rows(side, vocabulary.ids[index[where]], other[where], new.rating[where])
+            solved[side] = self._solver().rows(side, vocabulary.ids[index[where]], other[where], new.rating[where])
         growth = self._grow({"user": new.users.ids, "item": new.items.ids}, solved)
         self.titles_ = growth.titles(self.titles_, new.items, new.titles)
         user, item = self.users_.index(new.users.ids)[new.user], self.items_.index(new.items.ids)[new.item]
+        before = growth.seen(self.seen_, user[:0], item[:0])
+        if sampled and self.posterior_ is not None and before is not None:
+            self.posterior_, self.weights_ = conditioned(
+                self.posterior_, self.weights_, before,
+                {"user": user, "item": item}, new.rating, {side: known[side] >= 0 for side in SIDES},
+            )  # fmt: skip
         self.seen_ = growth.seen(self.seen_, user, item)
         joined = Ratings._trusted(
             user.astype(np.int32), item.astype(np.int32), new.rating, None, self.users_, self.items_, None, None,
@@ -293,20 +355,32 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         )  # fmt: skip
         low, high = self.rating_range_
         self.rating_range_ = min(low, float(new.rating.min())), max(high, float(new.rating.max()))
-        later = replace(
-            settings,
-            optimizer=replace(settings.optimizer, lr=settings.optimizer.lr * LATER_RATE),  # type: ignore[type-var]
-            epochs=LATER_EPOCHS if epochs is None else check_int("epochs", epochs, 1),
-        )
-        self._train(joined, later, seed_of(self.random_state), self.weights_, callbacks=callbacks)
         self.n_ratings_ += len(new)
+        if not sampled:
+            later = settings.later(LATER_RATE, LATER_EPOCHS if epochs is None else check_int("epochs", epochs, 1))
+            self._train(joined, later, seed_of(self.random_state), self.weights_, callbacks=callbacks)
         return self
 
-    def _train(self, ratings: Ratings, *arguments: Any, **more: Any) -> None:
-        """Set `weights_` and `history_`."""
-        units = Units(self.mean_, self.unit_)
-        self.weights_, self.history_ = train(ratings, self.model_, units, *arguments, **more)
-        self._cache = {}
+    def _train(
+        self,
+        ratings: Ratings,
+        settings: Settings,
+        seed: int,
+        weights: Mapping[str, np.ndarray] | None = None,
+        valid: Ratings | None = None,
+        callbacks: Iterable[Any] = (),
+        features: Mapping[str, Features] = MappingProxyType({}),
+    ) -> None:
+        """Set what training leaves; the last thing that `fit` does, for it may end in `Interrupted`."""
+        if isinstance(settings.solver, Gibbs):
+            done = sample(ratings, self.model_, settings.solver.described(features), settings, seed)
+        else:
+            units = Units(self.mean_, self.unit_)
+            done = train(ratings, self.model_, units, settings, seed, weights, valid, callbacks)
+        self.solver_, self._cache = settings.solver, {}
+        self.model_, self.weights_, self.history_, self.posterior_ = done[:4]
+        if done.interrupted:
+            raise Interrupted
 
     def _settings(self) -> Settings:
         return Settings.of(self.get_params(deep=False))
@@ -397,9 +471,7 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
             )
         return self._lists.factors(self.weights_, side, self.vocabulary(side).index(solved[0]))
 
-    def _solved(
-        self, ratings: Any, id: Any, side: str, known: bool
-    ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    def _solved(self, ratings: Any, id: Any, side: str, known: bool) -> tuple[Rows, tuple[np.ndarray, np.ndarray]]:
         """Return the ids and rows of `FoldIn.rows`, and for each usable rating its id and the row on the other side."""
         check_is_fitted(self)
         self.vocabulary(side)
@@ -410,21 +482,28 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         low, high = self.rating_range_
         if lowest < low or highest > high:
             warn(f"ratings are {lowest:g} … {highest:g}; they must be on the scale of training, {low:g} … {high:g}")
-        return self._solver(self._settings()).rows(side, ids, across, rating), (ids, across)
+        return self._solver().rows(side, ids, across, rating), (ids, across)
 
     def _pairs(self, side: str, ratings: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of user and item of ratings, given by the ids of a side and the rows of the other."""
         own, across = self.vocabulary(side).index(ratings[0]), ratings[1]
         return (own, across) if side == "user" else (across, own)
 
-    def _solver(self, settings: Settings) -> FoldIn:
-        return FoldIn(self.model_, self.weights_, self.std_, self.unit_, settings.optimizer)
+    def _solver(self) -> FoldIn | Conditioning:
+        if self.posterior_ is not None:
+            return Conditioning(self.posterior_, self.weights_)
+        if isinstance(self.solver_, Gibbs):  # and the samples were not saved
+            noise = math.sqrt(self.history_["train_mse"].iloc[-1])
+            return FoldIn(self.model_, self.weights_, noise, self.unit_, None)
+        return FoldIn(self.model_, self.weights_, self.std_, self.unit_, self._settings().optimizer)
 
-    def _grow(self, ids: Mapping[str, np.ndarray], solved: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Growth:
-        """Set larger vocabularies and tables, by side; titles and seen items are left to the caller."""
+    def _grow(self, ids: Mapping[str, np.ndarray], solved: Mapping[str, Rows]) -> Growth:
+        """Set larger vocabularies, tables and samples, by side; titles and seen items are left to the caller."""
         growth = Growth.of({side: self.vocabulary(side) for side in SIDES}, ids)
         self.users_, self.items_ = (growth.vocabularies[side] for side in SIDES)
         self.weights_ = growth.weights(self.model_, self.weights_, solved)
+        if self.posterior_ is not None:
+            self.posterior_ = growth.posterior(self.posterior_, solved)
         self._cache = {}
         return growth
 
@@ -526,7 +605,7 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
     # --- files ---------------------------------------------------------------------------------------------------
 
     @reading
-    def save(self, path: str | os.PathLike[str], seen: bool = True) -> None:
+    def save(self, path: str | os.PathLike[str], seen: bool = True, samples: bool = True) -> None:
         """Save to one ``.npz`` file without pickle, for `load`; `path` is replaced as a whole or not at all.
 
         Parameters
@@ -535,9 +614,13 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         seen : bool
             Also save the seen items of each user. Without them the file says less about its users, and `recommend`
             cannot leave seen items out.
+        samples : bool
+            Also save the samples of Gibbs sampling, most of the file: without them there is no ``return_std`` and no
+            `partial_fit`, and `fold_in` knows the small model alone.
         """
         check_is_fitted(self)
-        files.write(path, self, check_bool("seen", seen))  # "no" would save seen items
+        # "no" would save seen items
+        files.write(path, self, check_bool("seen", seen), check_bool("samples", samples))
 
 
 def load(path: str | os.PathLike[str], backend: str | None = None) -> Recommender:

@@ -16,22 +16,29 @@ import pandas as pd
 from minicf import __version__, files, registry
 from minicf.arguments import check_int
 from minicf.data import Bags, Vocabulary
-from minicf.models import Model
+from minicf.models import DotBias, Model
 from minicf.optim import Optimizer
 from minicf.recommender.inputs import SIDES
 from minicf.recommender.settings import Settings
 from minicf.schedules import Schedule
+from minicf.solvers import Posterior, Solver
 
 if TYPE_CHECKING:
     from minicf.recommender.estimator import Recommender
 
 KIND = "recommender"
 
+POSTERIOR = ("biases", "mean", "scale", "low", "high")
+"""What a header says of samples."""
+
+KINDS: dict[str, type[Any]] = {"model": Model, "optimizer": Optimizer, "schedule": Schedule, "solver": Solver}
+"""Arguments that may be objects."""
+
 _Kind = TypeVar("_Kind", bound="Recommender")
 
 
-def write(path: str | os.PathLike[str], recommender: Recommender, seen: bool) -> None:
-    """Write a fitted recommender to a file, with or without seen items."""
+def write(path: str | os.PathLike[str], recommender: Recommender, seen: bool, samples: bool) -> None:
+    """Write a fitted recommender to a file, with or without seen items and samples."""
     seen = seen and recommender.seen_ is not None
     header: dict[str, Any] = {
         "arguments": _plain(recommender.get_params(deep=False)),
@@ -46,6 +53,8 @@ def write(path: str | os.PathLike[str], recommender: Recommender, seen: bool) ->
         "ids": {side: "text" if recommender.vocabulary(side).ids.dtype == object else "int" for side in SIDES},
         "titles": recommender.titles_ is not None,
         "seen": seen,
+        "solver": registry.to_config(recommender.solver_),
+        "posterior": None,
         "versions": versions(),
     }
     arrays = {f"weights.{name}": w for name, w in recommender.weights_.items()}
@@ -59,6 +68,12 @@ def write(path: str | os.PathLike[str], recommender: Recommender, seen: bool) ->
         arrays |= {f"titles.{name}": a for name, a in files.pack_texts(recommender.titles_).items()}
     if seen and recommender.seen_ is not None:
         arrays |= {"seen.start": recommender.seen_.start, "seen.items": recommender.seen_.index}
+    posterior = recommender.posterior_ if samples else None
+    if posterior is not None:
+        header["posterior"] = {name: getattr(posterior, name) for name in POSTERIOR}
+        for side in SIDES:
+            arrays |= {f"samples.{side}": posterior.samples[side], f"samples.{side}_noise": posterior.noise[side]}
+        arrays["samples.alpha"] = posterior.alpha
     files.write(path, KIND, header, arrays)
 
 
@@ -73,8 +88,10 @@ def read(path: str | os.PathLike[str], kind: type[_Kind]) -> _Kind:
     header, arrays = files.read(path, KIND)
     try:
         recommender = kind(**_arguments(header["arguments"]))
-        Settings.of(recommender.get_params(deep=False))
+        settings = Settings.of(recommender.get_params(deep=False))
         vars(recommender).update(_attributes(header, arrays))
+        solver = header.get("solver")  # files of before there was a choice have none
+        recommender.solver_ = settings.solver if solver is None else registry.from_config(solver, Solver, "solver")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise files.FileError(f"{Path(path)} is not a valid recommender file: {error!r}") from error
     return recommender
@@ -93,7 +110,7 @@ def versions() -> dict[str, str]:
 def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the constructor's arguments as JSON holds them; a random generator becomes None."""
     arguments = dict(arguments)
-    for name, kind in (("model", Model), ("optimizer", Optimizer), ("schedule", Schedule)):
+    for name, kind in KINDS.items():
         if isinstance(arguments[name], kind):
             arguments[name] = registry.to_config(arguments[name])
     if not isinstance(arguments["random_state"], int | np.integer):
@@ -104,9 +121,8 @@ def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
 def _arguments(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the constructor's arguments that `_plain` wrote."""
     arguments = dict(plain)
-    kinds: dict[str, type[Any]] = {"model": Model, "optimizer": Optimizer, "schedule": Schedule}
-    for name, kind in kinds.items():
-        if arguments[name] is not None and not isinstance(arguments[name], str):
+    for name, kind in KINDS.items():
+        if arguments.get(name) is not None and not isinstance(arguments[name], str):
             arguments[name] = registry.from_config(arguments[name], kind, name)
     return arguments
 
@@ -125,12 +141,15 @@ def _attributes(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
         )
     history = pd.DataFrame(header["history"])
     _finite(history["train_mse"].iloc[-1])
+    weights = _weights(files.section(arrays, "weights"), model, len(users), len(items))
+    sampled = header.get("posterior")
     return {
+        "posterior_": None if sampled is None else _posterior(sampled, arrays, model, len(users), len(items)),
         "users_": users,
         "items_": items,
         "titles_": _titles(arrays, len(items)) if header["titles"] else None,
         "model_": model,
-        "weights_": _weights(files.section(arrays, "weights"), model, len(users), len(items)),
+        "weights_": weights,
         "seen_": _seen(arrays, len(users), len(items)) if header["seen"] else None,
         "mean_": mean,
         "std_": std,
@@ -163,6 +182,35 @@ def _weights(weights: Mapping[str, np.ndarray], model: Model, n_users: int, n_it
         if not np.isfinite(w).all():
             raise ValueError(f"weight {name!r} is not finite")
     return {name: weights[name] for name in shapes}
+
+
+def _posterior(
+    header: Mapping[str, Any], arrays: Mapping[str, np.ndarray], model: Model, n_users: int, n_items: int
+) -> Posterior:
+    """Return the samples, of the right sizes and in the range of what sampling draws."""
+    if type(model) is not DotBias:
+        raise ValueError(f"model is {model!r}; beside samples it must be a DotBias")
+    alpha, rows = arrays["samples.alpha"], {"user": n_users, "item": n_items}
+    samples = {side: arrays[f"samples.{side}"] for side in SIDES}
+    noise = {side: arrays[f"samples.{side}_noise"] for side in SIDES}
+    n, d = len(alpha), samples["user"].shape[-1]
+    expected: dict[str, Any] = {"alpha": (alpha, np.float64, (n,))}
+    for side in SIDES:
+        expected |= {
+            side: (samples[side], np.float16, (n, rows[side], d)),
+            f"{side}_noise": (noise[side], np.float32, (n, rows[side])),
+        }
+    if n < 1 or d < 2:
+        raise ValueError(f"there are {n} samples of {d} numbers; there must be at least 1 of 2")
+    for name, (values, dtype, shape) in expected.items():
+        if values.dtype != dtype or values.shape != shape:
+            raise ValueError(f"samples of {name} are {values.dtype} of shape {values.shape}, not {dtype} of {shape}")
+        if not np.isfinite(values).all() or (name not in SIDES and not (values > 0).all()):
+            raise ValueError(f"samples of {name} are out of range")
+    numbers = {name: _finite(header[name]) for name in POSTERIOR[1:]}
+    if type(header["biases"]) is not bool or numbers["scale"] <= 0 or numbers["low"] > numbers["high"]:
+        raise ValueError(f"samples have {dict(header)}; biases must be true or false, scale positive, low at most high")
+    return Posterior(samples, noise, alpha, header["biases"], **numbers)
 
 
 def _titles(arrays: Mapping[str, np.ndarray], n_items: int) -> np.ndarray:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,6 +44,17 @@ PRIOR_STRENGTH = 5.0
 """The number of ratings that weigh as much as the prior, see (G3)."""
 
 
+class Rows(NamedTuple):
+    """Hold solved rows of new ids."""
+
+    ids: np.ndarray
+    """(m,), unique, ascending."""
+    rows: np.ndarray
+    """(m, D) float64, factors, and the bias where the model has one."""
+    draws: np.ndarray | None = None
+    """(S, m, D) float16, their samples, of `minicf.recommender.conditioning`."""
+
+
 @dataclass(frozen=True, eq=False)
 class FoldIn:
     """Solve rows of new ids from their ratings.
@@ -53,20 +65,20 @@ class FoldIn:
     weights : dict of arrays
         In stars; not changed.
     std : float
-        Standard deviation of the ratings.
+        Standard deviation of the ratings, or, better, of their noise.
     unit : float
         Of training, see `Units`.
-    optimizer : Optimizer
-        Of training; its decay is part of the prior.
+    optimizer : Optimizer, optional
+        Of training; its decay is part of the prior. None: the prior is the distribution of the rows alone.
     """
 
     model: Model
     weights: Weights
     std: float
     unit: float
-    optimizer: Optimizer
+    optimizer: Optimizer | None
 
-    def rows(self, side: str, ids: np.ndarray, other: np.ndarray, rating: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, side: str, ids: np.ndarray, other: np.ndarray, rating: np.ndarray) -> Rows:
         """Solve the row of each new id from its own ratings.
 
         Parameters
@@ -81,10 +93,7 @@ class FoldIn:
 
         Returns
         -------
-        ids : array, shape (m,)
-            Unique, ascending.
-        rows : array of float64, shape (m, D)
-            Factors, and the bias where the model has one.
+        Rows
         """
         unique, group = np.unique(ids, return_inverse=True)
         x = np.zeros((len(unique), table(self.model, side, self.weights).shape[1]))
@@ -96,7 +105,7 @@ class FoldIn:
                 for i in range(len(unique)):
                     own = order[bounds[i] : bounds[i + 1]]
                     x[i] = solve(self.model, self.weights, side, other[own], rating[own], *prior(len(own)))
-        return unique, x
+        return Rows(unique, x)
 
     def prior(self, side: str) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
         """Return the function of n that gives x0 and A of (G3) for a row with n ratings."""
@@ -122,7 +131,8 @@ class FoldIn:
         for name in self.model.tables(side):
             # In training units the error is 1 / unit of that in stars, its square 1 / unit^2; weights as in `Units`.
             power = unit**2 if ranged else unit if self.weights[name].ndim == 2 else 1.0
-            decay = self.optimizer.decay_of(name) if self.optimizer.decay == "per_rating" else 0.0
+            per_rating = self.optimizer is not None and self.optimizer.decay == "per_rating"
+            decay = self.optimizer.decay_of(name) if self.optimizer is not None and per_rating else 0.0
             values.append(np.full(width(self.weights[name]), 0.5 * decay * power))
         return np.concatenate(values)
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from minicf.data import Bags, Vocabulary
 from minicf.models import Model, Weights
-from minicf.recommender.fold_in import pieces
+from minicf.recommender.fold_in import Rows, pieces
 from minicf.recommender.inputs import SIDES
+from minicf.solvers import Posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,15 +38,15 @@ class Growth:
             merged[side] = Vocabulary._trusted(np.unique(np.concatenate([old.ids, new]))) if len(new) else old
         return cls(merged, {side: merged[side].index(old.ids) for side, old in known.items()})
 
-    def weights(self, model: Model, weights: Weights, solved: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Weights:
+    def weights(self, model: Model, weights: Weights, solved: Mapping[str, Rows]) -> Weights:
         """Return the weights with larger tables.
 
         Parameters
         ----------
         model : Model
         weights : dict of arrays
-        solved : dict of (ids of shape (m,), rows of shape (m, D)), by side
-            Of `FoldIn.rows`. Other new ids get the mean row.
+        solved : dict of Rows, by side
+            Other new ids get the mean row.
         """
         grown = dict(weights)
         for side in SIDES:
@@ -57,11 +58,20 @@ class Growth:
                 grown[name][...] = w.mean(axis=0, dtype=np.float64)
                 grown[name][self.places[side]] = w
             if side in solved:
-                ids, rows = solved[side]
+                ids, rows, _ = solved[side]
                 at = self.vocabularies[side].index(ids)
                 for name, value in pieces(model, side, weights, rows).items():
                     grown[name][at] = value
         return grown
+
+    def posterior(self, posterior: Posterior, solved: Mapping[str, Rows]) -> Posterior:
+        """Return the samples with larger tables; other new ids than the solved get the mean row of each."""
+        for side in SIDES:
+            if side in solved or len(self.vocabularies[side]) > len(self.places[side]):
+                posterior = posterior.grown(side, self.places[side], len(self.vocabularies[side]))
+            if side in solved:
+                posterior.samples[side][:, self.vocabularies[side].index(solved[side].ids)] = solved[side].draws
+        return posterior
 
     def titles(
         self, titles: np.ndarray | None, items: Vocabulary | None = None, more: np.ndarray | None = None

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, colum
 
 from minicf.arguments import check_choice, check_unmasked
 from minicf.data import Ratings, UnknownIdError, Vocabulary
-from minicf.data.checks import as_series, one_dimensional, plural, weight_values
+from minicf.data.checks import as_series, one_dimensional, plural, shown, weight_values
 
 SIDES = ("user", "item")
 UNKNOWN = ("bias", "nan", "raise")
@@ -344,6 +344,33 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "minicf":
         level, frame = level + 1, frame.f_back
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+OUTLYING = 20.0
+"""An outlier is this many times as far from the median as nine tenths of the ratings that differ from the median. On
+scales of whole numbers from 1 to 5 or to 10 no rating can be: the distances there differ by a factor of 9 at most."""
+
+
+def warn_of_values(ratings: Ratings) -> None:
+    """Warn of ratings that look like events, as all are alike, and of outliers."""
+    values = ratings.rating.astype(np.float64)
+    if len(values) > 1 and values.min() == values.max():
+        warn(
+            f"all {len(values):,} ratings are {values[0]:g}: this looks like implicit feedback, which says that a user "
+            "took an item and not how much it was liked; every prediction will be this number. Give ratings that "
+            "differ, such as counts, or other pairs of user and item as 0"
+        )
+        return
+    distance = np.abs(values - np.median(values))
+    limit = OUTLYING * float(np.quantile(distance[distance > 0], 0.9, method="lower")) if distance.any() else np.inf
+    if (far := distance > limit).any():
+        row = int(distance.argmax())
+        user, item = ratings.users.ids[ratings.user[row]], ratings.items.ids[ratings.item[row]]
+        warn(
+            f"{plural(int(far.sum()), 'rating')} of {len(values):,} lie more than {limit:g} from the median, "
+            f"{np.median(values):g}: the farthest is row {row} (from 0), {values[row]:g}, of user {shown(user)} and "
+            f"item {shown(item)}; remove such rows if they are errors, or give logarithms of counts"
+        )
 
 
 def _columns(frame: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from minicf.recommender.lists import Lists
 from minicf.recommender.neighbors import Neighbors
 from minicf.recommender.scores import Scores
 from minicf.recommender.snapshots import Snapshots, reading
+from minicf.solvers import Gibbs, Posterior, Solver
 
 
 class Queries(Snapshots):
@@ -40,6 +41,9 @@ class Queries(Snapshots):
     seen_: Bags | None
     rating_range_: tuple[float, float]
     n_features_in_: int
+
+    solver_: Solver
+    posterior_: Posterior | None
 
     _cache: dict[str, Any]
 
@@ -85,11 +89,23 @@ class Queries(Snapshots):
     # --- predictions and lists ---------------------------------------------------------------------------------
 
     @overload
-    def predict(self, X: Any, return_known: Literal[False] = False) -> NDArray[np.float32]: ...
+    def predict(
+        self, X: Any, return_known: Literal[False] = False, return_std: Literal[False] = False
+    ) -> NDArray[np.float32]: ...
     @overload
-    def predict(self, X: Any, return_known: Literal[True]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]: ...
+    def predict(
+        self, X: Any, return_known: Literal[True], return_std: Literal[False] = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]: ...
+    @overload
+    def predict(
+        self, X: Any, return_known: Literal[False] = False, *, return_std: Literal[True]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+    @overload
+    def predict(
+        self, X: Any, return_known: Literal[True], return_std: Literal[True]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]: ...
     @reading
-    def predict(self, X: Any, return_known: bool = False) -> Any:
+    def predict(self, X: Any, return_known: bool = False, return_std: bool = False) -> Any:
         """Predict ratings, within the range of the ratings in training.
 
         Parameters
@@ -98,20 +114,41 @@ class Queries(Snapshots):
             As for `fit`.
         return_known : bool
             Also return whether both ids of a row are known.
+        return_std : bool
+            Also return the standard deviation of a new rating around its prediction, after Gibbs sampling: by (P9) of
+            `minicf.solvers.posterior`, and for an unknown id, which may be like any, also by (P12).
 
         Returns
         -------
-        array of float32, shape (n,); with `return_known` a tuple of it and an array of bool
+        array of float32, shape (n,)
+            Or a tuple: of it, with `return_std` of the deviations (float32, above 0, NaN where there is no prediction),
+            and with `return_known` of an array of bool.
+
+        Raises
+        ------
+        ValueError
+            `return_std` without samples: after gradient descent, or of a file that was saved without them.
         """
         check_is_fitted(self)
         inputs = self.inputs
+        if check_bool("return_std", return_std) and self.posterior_ is None:
+            if isinstance(self.solver_, Gibbs):
+                remedy = "it was saved with samples=False; save it with samples=True"
+            else:
+                remedy = f"{type(self.solver_).__name__} trained it; fit it with solver='gibbs'"
+            raise ValueError(f"return_std is True, and this recommender has no samples: {remedy}")
         frame = inputs.frame(X)
         user, item = (inputs.lookup(side, frame[inputs.column(side)]) for side in SIDES)
         known = (user >= 0) & (item >= 0)
         scores = self.scores.pairs(user, item).clip(*self.rating_range_)
+        results = [scores]
+        if return_std and self.posterior_ is not None:
+            results.append(self.posterior_.predict(user, item)[1].astype(np.float32))
         if self.unknown == "nan":
-            scores[~known] = np.nan
-        return (scores, known) if return_known else scores
+            for values in results:
+                values[~known] = np.nan
+        found = (*results, known) if return_known else tuple(results)
+        return found if len(found) > 1 else scores
 
     @reading
     def predict_user(self, user: Any) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,25 +12,29 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from minicf import backends, schedules
-from minicf.arguments import check_bool, check_choice, check_int, check_seed
+from minicf.arguments import check_bool, check_choice, check_int, check_number, check_seed
+from minicf.backends import get_backend
+from minicf.data import Ratings
 from minicf.models import Dot, DotBias, Hybrid, Model, Net
 from minicf.optim import SGD, Adam, Optimizer
 from minicf.recommender.inputs import DUPLICATES, UNKNOWN
 from minicf.schedules import Schedule
+from minicf.solvers import Gibbs, Gradient, Solver
 from minicf.threads import count_threads
+
+log = logging.getLogger("minicf")
 
 # Chosen by cross-validation inside training rows, on MovieLens and on synthetic sets of several shapes: the record is
 # bench/results/defaults.csv, the search bench/search_defaults.py. For ratings of standard deviation 1 (see `Units`).
 START = ("normal", 0.0, 0.01)
+DECAY = {"user_factors": 0.0972, "item_factors": 0.0972, "user_bias": 0.0578, "item_bias": 0.0578}
 DOT_DEFAULTS: dict[str, Any] = {
-    "optimizer": SGD(
-        0.0114,
-        weight_decay={"user_factors": 0.0972, "item_factors": 0.0972, "user_bias": 0.0578, "item_bias": 0.0578},
-        decay="per_rating",
-    ),
+    "optimizer": SGD(0.0114, weight_decay=DECAY, decay="per_rating"),
     "batch_size": 1,
     "epochs": 40,
 }
+DOT_ADAM: dict[str, Any] = {"optimizer": Adam(0.005, weight_decay=0.0), "batch_size": 256, "epochs": 10}
+NET_SGD: dict[str, Any] = {"optimizer": SGD(0.05, momentum=0.9), "batch_size": 64, "epochs": 10}
 NET_DEFAULTS: dict[str, Any] = {"optimizer": Adam(0.001), "batch_size": 64, "epochs": 10}
 
 OWN_COLUMNS = ("rank", "title", "score", "known", "bias")
@@ -42,17 +47,37 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
+SAMPLING = ("numba", "numpy")
+"""Backends that Gibbs sampling has."""
+
+SOLVERS = ("auto", "sgd", "adam", "gibbs")
+FACTORS, GIBBS_FACTORS = 128, 7
+"""By default, of gradient descent and of Gibbs sampling."""
+
+ONLY_GRADIENT: dict[str, Any] = {
+    "optimizer": None, "epochs": None, "batch_size": None, "schedule": "cosine", "early_stopping": None,
+    "learning_rate": None, "regularization": None,
+}  # fmt: skip
+"""Arguments that say nothing to Gibbs sampling, and their defaults."""
+
+GIBBS_SECONDS = 60.0
+"""The longest training, in `gibbs_seconds`, that "auto" gives to Gibbs sampling."""
+GIBBS_BYTES = 1 << 30
+"""The most memory for samples with which "auto" takes Gibbs sampling."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Hold the checked settings of one training."""
 
     model: Model
-    optimizer: Optimizer
-    default_optimizer: bool
-    """Whether `optimizer` is the default one of the model."""
+    solver: Solver
+    named: bool
+    """Whether `solver` is the default one of its name: it trains `Dot` and `DotBias` on standardized ratings."""
+    ordered: bool
+    """Whether training chooses the order of examples: not with a solver object, which has one."""
     epochs: int
-    batch_size: int
-    schedule: Schedule
+    schedule: Schedule | None
     early_stopping: int | None
     validation_fraction: float
     """Checked by `Ratings.split`, and only with `early_stopping`."""
@@ -61,8 +86,14 @@ class Settings:
     verbose: bool
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> Settings:
+    def of(cls, arguments: Mapping[str, Any], gibbs: bool = False) -> Settings:
         """Check the constructor's arguments (`Recommender.get_params`).
+
+        Parameters
+        ----------
+        arguments : dict
+        gibbs : bool
+            Whether ``solver="auto"`` is Gibbs sampling: see `takes_gibbs`.
 
         Raises
         ------
@@ -83,37 +114,199 @@ class Settings:
                 )
         count_threads(arguments["n_threads"])
         verbose = check_bool("verbose", arguments["verbose"])
-        model = _model(arguments["model"], check_int("n_factors", arguments["n_factors"], 1))
-        defaults = DOT_DEFAULTS if isinstance(model, Dot) else NET_DEFAULTS
-        is_default = arguments["optimizer"] is None
-        optimizer = defaults["optimizer"] if is_default else arguments["optimizer"]
-        if not isinstance(optimizer, Optimizer):
-            raise ValueError(f"optimizer is {optimizer!r}; it must be SGD(...), Adam(...) or None")
-        if is_default and isinstance(model, Dot) and not model.biases:
-            decay = {name: value for name, value in optimizer.weight_decay.items() if "bias" not in name}  # type: ignore[union-attr]
-            optimizer = replace(optimizer, weight_decay=decay)  # type: ignore[type-var]
+        given, k = arguments["solver"], arguments["n_factors"]
+        if not isinstance(given, Solver):
+            if not isinstance(given, str) or given not in SOLVERS:
+                raise ValueError(f"solver is {given!r}; it must be one of {list(SOLVERS)}, or a Solver")
+            drawn = gibbs if given == "auto" else given == "gibbs"
+        else:
+            drawn = isinstance(given, Gibbs)
+        sampler = Gibbs(*(arguments[name] for name in ("n_samples", "burn_in", "n_chains")))  # checks them
+        usual = GIBBS_FACTORS if drawn else FACTORS
+        model = _model(arguments["model"], usual if k is None else check_int("n_factors", k, 1))
         schedule, early_stopping = arguments["schedule"], arguments["early_stopping"]
         if not isinstance(schedule, Schedule):
-            if schedule not in tuple(SCHEDULES):
+            if not isinstance(schedule, str) or schedule not in SCHEDULES:
                 raise ValueError(f"schedule is {schedule!r}; it must be one of {sorted(SCHEDULES)}, or a Schedule")
             schedule = SCHEDULES[schedule]
-        epochs, batch_size = (
-            defaults[name] if arguments[name] is None else check_int(name, arguments[name], 1)
-            for name in ("epochs", "batch_size")
+        if early_stopping is not None:
+            early_stopping = check_int("early_stopping", early_stopping, 1)
+        batch_size, epochs = (
+            None if arguments[name] is None else check_int(name, arguments[name], 1)
+            for name in ("batch_size", "epochs")
         )
+        solver: Solver
+        if drawn:
+            sampler = given if isinstance(given, Gibbs) else sampler
+            solver = sampler
+            if names := gradient_only(arguments):
+                raise ValueError(_refusal(names[0], repr(arguments[names[0]])))
+            if arguments["backend"] not in ("auto", *SAMPLING):
+                raise ValueError(
+                    f"backend is {arguments['backend']!r}; Gibbs sampling runs on 'numba' or 'numpy': take one of "
+                    "them, or solver='sgd'"
+                )
+            solver.check(model)
+            epochs, schedule = sampler.n_sweeps, None
+        elif isinstance(given, Solver):
+            for name in ("optimizer", "learning_rate", "regularization", "batch_size"):
+                if arguments[name] is not None:
+                    raise ValueError(f"{name} is {arguments[name]!r} beside a solver; give it to the solver itself")
+            solver, epochs = given, epochs or NET_DEFAULTS["epochs"]
+            if solver.lr is None:
+                schedule = None
+        else:
+            defaults = _defaults(given, model)
+            optimizer = _optimizer(arguments, defaults["optimizer"], model)
+            solver = Gradient(optimizer, batch_size=batch_size or defaults["batch_size"])
+            epochs = epochs or defaults["epochs"]
         return cls(
             model=model,
-            optimizer=optimizer,
-            default_optimizer=is_default,
+            solver=solver,
+            named=not isinstance(given, Solver) and arguments["optimizer"] is None and not drawn,
+            ordered=not isinstance(given, Solver),
             epochs=epochs,
-            batch_size=batch_size,
             schedule=schedule,
-            early_stopping=None if early_stopping is None else check_int("early_stopping", early_stopping, 1),
+            early_stopping=early_stopping,
             validation_fraction=arguments["validation_fraction"],
             backend=arguments["backend"],
             n_threads=arguments["n_threads"],
             verbose=verbose,
         )
+
+    def later(self, share: float, epochs: int) -> Settings:
+        """Return the settings of a training that goes on, at a share of the learning rate."""
+        solver = self.solver
+        if isinstance(solver, Gradient):
+            optimizer: Any = solver.optimizer
+            solver = replace(solver, optimizer=replace(optimizer, lr=optimizer.lr * share))
+        return replace(self, solver=solver, epochs=epochs)
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer of a gradient solver; None of another."""
+        return getattr(self.solver, "optimizer", None)
+
+
+def _defaults(name: str, model: Model) -> dict[str, Any]:
+    """Return the defaults of a gradient solver's name."""
+    if isinstance(model, Dot):
+        return DOT_ADAM if name == "adam" else DOT_DEFAULTS
+    return NET_SGD if name == "sgd" else NET_DEFAULTS
+
+
+def _optimizer(arguments: Mapping[str, Any], usual: Optimizer, model: Model) -> Optimizer:
+    """Return the optimizer of the arguments; `usual` is that of the solver's name."""
+    own, name = arguments["optimizer"], arguments["solver"]
+    rate, decay = arguments["learning_rate"], arguments["regularization"]
+    if own is not None:
+        if not isinstance(own, Optimizer):
+            raise ValueError(f"optimizer is {own!r}; it must be SGD(...), Adam(...) or None")
+        if name != "auto" and type(own) is not type(usual):
+            raise ValueError(f"optimizer is {own!r} beside solver={name!r}; give one of them")
+        for argument, value in (("learning_rate", rate), ("regularization", decay)):
+            if value is not None:
+                raise ValueError(f"{argument} is {value!r} beside an optimizer; give it to the optimizer itself")
+        return own
+    changes: dict[str, Any] = {}
+    if rate is not None:
+        changes["lr"] = check_number("learning_rate", rate, 0.0)
+    decays = usual.weight_decay
+    if decay is not None:
+        decay = check_number("regularization", decay, 0.0)
+        factors = DECAY["user_factors"]
+        decays = {w: decay * x / factors for w, x in decays.items()} if isinstance(decays, Mapping) else decay
+    if isinstance(decays, Mapping) and isinstance(model, Dot) and not model.biases:
+        decays = {w: x for w, x in decays.items() if "bias" not in w}
+    return replace(usual, weight_decay=decays, **changes)  # type: ignore[type-var]
+
+
+# --- Gibbs sampling or gradient descent -------------------------------------------------------------------------------
+
+
+def gradient_only(arguments: Mapping[str, Any]) -> list[str]:
+    """Return the constructor's arguments that only gradient descent has, where they are not the default."""
+    return [name for name, usual in ONLY_GRADIENT.items() if not _same(arguments[name], usual)]
+
+
+def takes_gibbs(arguments: Mapping[str, Any], ratings: Ratings, asked: Mapping[str, bool], described: bool) -> bool:
+    """Return whether a training is by Gibbs sampling; where ``solver="auto"`` leaves it open, log why.
+
+    Parameters
+    ----------
+    arguments : dict
+        Of the constructor, checked.
+    ratings : Ratings
+    asked : dict of bool
+        By name, whether `Recommender.fit` was given what only gradient descent has.
+    described : bool
+        Whether it was given features, which only Gibbs sampling has.
+
+    Raises
+    ------
+    ValueError
+        Gibbs sampling is asked for, with something that it does not have.
+    """
+    given, model = arguments["solver"], arguments["model"]
+    names = [name for name, value in asked.items() if value]
+    if given == "gibbs" or isinstance(given, Gibbs):
+        if names:
+            raise ValueError(_refusal(names[0], "given"))
+        return True
+    reasons = [*gradient_only(arguments), *names]
+    features = "item_features or user_features are given, which only solver='gibbs' has"
+    if isinstance(given, Solver) or given != "auto":
+        if described:
+            raise ValueError(f"{features}; solver is {given!r}: leave it out")
+        return False
+    able = isinstance(model, str) and model in ("dot_bias", "dot") and not reasons
+    backend = arguments["backend"]
+    able = able and backend in ("auto", *SAMPLING)
+    if described:
+        if not able:
+            why = ", ".join(reasons) or f"model={model!r} or backend={backend!r}"
+            raise ValueError(f"{features}, and it has no {why}: leave one of them out")
+        return True
+    if not able:
+        return False
+    k = GIBBS_FACTORS if arguments["n_factors"] is None else arguments["n_factors"]
+    rows, chains = ratings.n_users + ratings.n_items, arguments["n_chains"]
+    compiled = sampling_backend(backend) == "numba"
+    seconds = gibbs_seconds(len(ratings), rows, k, arguments["burn_in"] + arguments["n_samples"], chains, compiled)
+    size = chains * arguments["n_samples"] * rows * (2 * (k + 1) + 4)
+    takes = seconds <= GIBBS_SECONDS and size <= GIBBS_BYTES
+    log.info(
+        "solver: %s, as Gibbs sampling takes about %.2g s (limit %g) and %.2g MB of samples (limit %.0f)",
+        "Gibbs sampling" if takes else "SGD", seconds, GIBBS_SECONDS, size / 1e6, GIBBS_BYTES / 1e6,
+    )  # fmt: skip
+    return takes
+
+
+def gibbs_seconds(n: int, rows: int, k: int, sweeps: int, chains: int = 1, compiled: bool = True) -> float:
+    """Estimate the seconds of one core that Gibbs sampling takes, compilation apart.
+
+    A sweep adds h h^T of each rating to a matrix on both sides, some D^2 operations, D = K + 1, and factorizes a matrix
+    of each row, some D^3. The constants were measured on made tables of 80,000 to 1,000,000 ratings and 10,000 to
+    50,000 rows, with K from 3 to 63: the estimate is within a factor of 2.
+    """
+    d = k + 1
+    if not compiled:  # loops in Python
+        return chains * sweeps * (rows * (1e-4 + 1e-7 * d**2) + n * 1e-6)
+    return chains * sweeps * (n * (5e-8 + 5.5e-11 * d**2) + rows * (3e-7 + 2e-9 * d**2 + 1.5e-11 * d**3))
+
+
+def sampling_backend(backend: str) -> str:
+    """Return the backend of Gibbs sampling: on a processor, also where "auto" would take a GPU."""
+    name = get_backend(backend).name
+    return name if name in SAMPLING else "numba"
+
+
+def _refusal(name: str, value: str) -> str:
+    return f"{name} is {value}; Gibbs sampling has no {name}: leave it out, or say solver='sgd'"
+
+
+def _same(value: Any, usual: Any) -> bool:
+    return value is usual or (isinstance(usual, str) and isinstance(value, str) and value == usual)
 
 
 def _model(model: Any, k: int) -> Model:

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from typing import Any, Self, TypeVar, cast
 
 
+class Interrupted(KeyboardInterrupt):
+    """Report Ctrl-C in a method whose result so far is kept."""
+
+
 class Snapshots:
     """Have a state, the attributes, that changes as a whole: by methods that are `writing`, for those `reading`."""
 
@@ -24,13 +28,18 @@ def writing(method: _Method) -> _Method:
     """Run a method on a copy, and take over its state in one assignment when it has come to its end.
 
     So a reader in another thread sees the state before or the state after, and an error or Ctrl-C leaves the one
-    before. A copy of the attributes is enough, as no array is changed in place.
+    before; after `Interrupted` the new state is whole. A copy of the attributes is enough, as no array is changed in
+    place.
     """
 
     @functools.wraps(method)
     def wrapped(self: Snapshots, *args: Any, **kwargs: Any) -> Any:
         new = self._snapshot()
-        result = method(new, *args, **kwargs)
+        try:
+            result = method(new, *args, **kwargs)
+        except Interrupted:
+            self.__dict__ = new.__dict__
+            raise
         self.__dict__ = new.__dict__
         return self if result is new else result
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from minicf.data import Ratings
 from minicf.models import Model
-from minicf.recommender.settings import Settings
+from minicf.recommender.settings import Settings, sampling_backend
 from minicf.recommender.units import Units
+from minicf.solvers import Gibbs, Posterior
 from minicf.train import EarlyStopping, Trainer
+
+log = logging.getLogger("minicf")
+
+RANK = 16
+"""Factors of the model that is made of the samples, or as many as a sample has, where it has more."""
 
 MIN_TILED = 50_000
 """The smallest number of ratings that are trained in tiles (see `minicf.tiles`): fewer make too few to shuffle."""
@@ -28,6 +35,57 @@ def moments(ratings: Ratings) -> tuple[float, float]:
     return mean, math.sqrt(np.average((values - mean) ** 2, weights=weight)) or 1.0
 
 
+class Trained(NamedTuple):
+    """Hold the result of a training."""
+
+    model: Model
+    weights: dict[str, np.ndarray]
+    """In stars, float32."""
+    history: pd.DataFrame
+    """One row per epoch, errors in squared stars."""
+    posterior: Posterior | None = None
+    """Of Gibbs sampling."""
+    interrupted: bool = False
+
+
+def sample(ratings: Ratings, model: Model, solver: Gibbs, settings: Settings, seed: int) -> Trained:
+    """Sample the posterior distribution of a model, and make the model of `RANK` factors that is nearest to its mean.
+
+    Parameters
+    ----------
+    ratings : Ratings
+        In stars.
+    model : Dot or DotBias
+    solver : Gibbs
+        That of the settings, with features where there are some.
+    settings : Settings
+    seed : int
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C in burn-in. Later, the samples so far are the result.
+    """
+    trainer = Trainer(
+        model, solver, backend=sampling_backend(settings.backend), seed=seed, n_threads=settings.n_threads
+    )
+    interrupted = False
+    try:
+        trainer.fit(ratings, epochs=solver.n_sweeps, progress=None if settings.verbose else False)
+    except KeyboardInterrupt:
+        if trainer.epoch <= solver.burn_in:
+            raise
+        interrupted = True
+        log.warning(
+            "interrupted after %d of %d sweeps; the recommender has the mean of %d instead of %d samples",
+            trainer.epoch, solver.n_sweeps, trainer.epoch - solver.burn_in, solver.n_samples,
+        )  # fmt: skip
+    posterior = Posterior.of(trainer.program)
+    width = trainer.program.w["user_factors"].shape[1]
+    small, weights = posterior.compress(max(RANK, width))
+    return Trained(small, weights, trainer.history.frame(), posterior, interrupted)
+
+
 def train(
     ratings: Ratings,
     model: Model,
@@ -37,8 +95,8 @@ def train(
     weights: Mapping[str, np.ndarray] | None = None,
     valid: Ratings | None = None,
     callbacks: Iterable[Any] = (),
-) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-    """Train a model on ratings in stars.
+) -> Trained:
+    """Train a model on ratings in stars, by a solver other than `Gibbs`.
 
     Parameters
     ----------
@@ -55,13 +113,6 @@ def train(
         In stars; with early stopping in place of a part of the ratings.
     callbacks : iterable of Callback
         Of the trainer, whose ratings are in training units.
-
-    Returns
-    -------
-    weights : dict of float32 arrays
-        In stars.
-    history : DataFrame
-        One row per epoch, errors in squared stars.
     """
     rows, held = units.ratings(ratings), None if valid is None else units.ratings(valid)
     own: list[Any] = []
@@ -79,16 +130,17 @@ def train(
         callbacks = [*own, *callbacks]
     trainer = Trainer(
         units.model(model),
-        settings.optimizer,
+        settings.solver,
         backend=settings.backend,
-        batch_size=settings.batch_size,
         seed=seed,
         weights=None if weights is None else units.weights(model, weights),
         n_threads=settings.n_threads,
     )
-    shuffle: Any = "tiles" if settings.batch_size == 1 and len(rows) >= MIN_TILED else True
+    shuffle: Any = None  # a solver that was given has an order of its own
+    if settings.ordered:
+        shuffle = "tiles" if trainer.batch_size == 1 and len(rows) >= MIN_TILED else True
     trainer.fit(
         rows, held, settings.epochs, settings.schedule, shuffle=shuffle, callbacks=callbacks,
         progress=None if settings.verbose else False,
     )  # fmt: skip
-    return units.stars(model, trainer.weights), units.history(trainer.history.frame())
+    return Trained(model, units.stars(model, trainer.weights), units.history(trainer.history.frame()))

@@ -47,6 +47,17 @@ class Features(NamedTuple):
         sizes = np.bincount(columns.index, minlength=n_rows)
         return cls(columns, sizes[columns.index] ** -0.5)
 
+    def beside(self, row: np.ndarray, feature: np.ndarray, value: np.ndarray, n_features: int) -> Features:
+        """Add columns of further features after these: their entries F_uj, in any order, each pair once."""
+        order = np.lexsort((row, feature))
+        ends = self.columns.start[-1] + np.cumsum(np.bincount(feature, minlength=n_features))
+        columns = Bags(
+            np.concatenate([self.columns.start, ends]).astype(np.int64),
+            np.concatenate([self.columns.index, row[order]]).astype(np.int32),
+            self.columns.side,
+        )
+        return Features(columns, np.concatenate([self.value, value[order]]))
+
     def product(self, y: np.ndarray, n_rows: int) -> np.ndarray:
         """Compute F Y, shape (rows, D)."""
         out = np.zeros((n_rows, y.shape[1]))

@@ -6,7 +6,11 @@ With samples s = 1 … S of (P0), in the ratings' unit of deviation:
     (P9)  variance  v_ui = 1/S sum_s (y_sui - m_ui)^2 + 1/S sum_s 1 / (alpha_s a_su g_si)
 
 The second term of (P9) is the noise of a rating, the first the doubt about its mean: together the variance of a new
-rating, by the law of total variance.
+rating, by the law of total variance. A row that no rating is known of is any row of its side: to (P9) comes the spread
+of the rows, with the covariances C_s of the users' rows x and D_s of the items' rows, h = [1, factors],
+
+    (P12) spread_ui = 1/S sum_s h_si^T C_s h_si           of an unknown user, that of an unknown item likewise,
+          h_s^T C_s h_s + h_s^T D_s h_s + tr(C~_s D~_s)   of both, each h at its mean, ~ of factors alone
 
 The mean over samples of P_s Q_s^T has rank S K, and no users x items table is needed to find its best part of rank R.
 First what biases say exactly is taken out. With p~_s, q~_s the factors less their means p-_s, q-_s over the rows:
@@ -23,7 +27,7 @@ M M^T = A (B^T B) A^T. With A = O T, O orthonormal, these are O times those of a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,7 +106,9 @@ class Posterior:
         )
 
     def predict(self, user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the mean and the standard deviation of ratings of pairs (n,), by (P8) and (P9).
+        """Compute the mean and the standard deviation of ratings of pairs (n,), by (P8), (P9) and (P12).
+
+        Row -1 is a row that nothing is known of: its mean is that of all rows of its side.
 
         Returns
         -------
@@ -112,13 +118,20 @@ class Posterior:
         means, deviations = np.empty(len(user)), np.empty(len(user))
         low, high = (self.low - self.mean) / self.scale, (self.high - self.mean) / self.scale
         n = len(self.alpha)
+        new = {side: rows < 0 for side, rows in zip(SIDES, (user, item), strict=True)}
+        some = {side: bool(new[side].any()) for side in SIDES}
         for at in range(0, len(user), _PAIRS):
             part = slice(at, at + _PAIRS)
-            u, i = user[part], item[part]
-            total, plain, squares, noise = np.zeros((4, len(u)))
+            total, plain, squares, within = np.zeros((4, len(user[part])))
             for s in range(n):
-                x = self.samples["user"][s].astype(np.float32)[u]
-                w = self.samples["item"][s].astype(np.float32)[i]
+                rows, noise = {}, {}
+                for side, index in zip(SIDES, (user, item), strict=True):
+                    table, own = self.samples[side][s].astype(np.float32), self.noise[side][s]
+                    if some[side]:
+                        table = np.concatenate([table, table.mean(axis=0, keepdims=True, dtype=np.float64)])
+                        own = np.append(own, 1.0 / np.mean(1.0 / own.astype(np.float64)))
+                    rows[side], noise[side] = table[index[part]], own[index[part]]
+                x, w = rows["user"], rows["item"]
                 if self.biases:
                     y = x[:, 0] + w[:, 0] + np.einsum("bk,bk->b", x[:, 1:], w[:, 1:])
                 else:
@@ -126,11 +139,44 @@ class Posterior:
                 total += np.clip(y, low, high)
                 plain += y
                 squares += y.astype(np.float64) ** 2
-                noise += 1.0 / (self.alpha[s] * self.noise["user"][s][u] * self.noise["item"][s][i])
+                within += 1.0 / (self.alpha[s] * noise["user"] * noise["item"])
+                if some["user"] or some["item"]:
+                    within += self._spread(s, rows, {side: new[side][part] for side in SIDES})
             means[part] = self.mean + self.scale * total / n
-            variance = np.maximum(squares / n - (plain / n) ** 2, 0.0) + noise / n
+            variance = np.maximum(squares / n - (plain / n) ** 2, 0.0) + within / n
             deviations[part] = self.scale * np.sqrt(variance)
         return means, deviations
+
+    def moments(self, side: str, s: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean (D,) and covariance (D, D) of the rows of a side in sample s, float64."""
+        x = self.samples[side][s].astype(np.float64)
+        mean = x.mean(axis=0)
+        x -= mean
+        return mean, x.T @ x / len(x)
+
+    def _spread(self, s: int, rows: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> np.ndarray:
+        """Compute the terms of (P12) of sample s; ``new`` says which rows are unknown."""
+        first, spread = int(self.biases), np.zeros(len(new["user"]))
+        covariances = {}
+        for side, other in zip(SIDES, SIDES[::-1], strict=True):
+            covariance = covariances[side] = self.moments(side, s)[1]
+            h = rows[other][new[side]].astype(np.float64)
+            if self.biases:
+                h[:, 0] = 1.0
+            spread[new[side]] += ((h @ covariance) * h).sum(axis=1)
+        both = new["user"] & new["item"]
+        spread[both] += (covariances["user"][first:, first:] * covariances["item"][first:, first:]).sum()
+        return spread
+
+    def grown(self, side: str, places: np.ndarray, n_rows: int) -> Posterior:
+        """Move the rows of a side to their places in a larger table; other rows are any row's (`Posterior.moments`)."""
+        table, noise = self.samples[side], self.noise[side]
+        samples = np.empty((len(table), n_rows, table.shape[2]), table.dtype)
+        samples[...] = table.mean(axis=1, keepdims=True, dtype=np.float64)
+        noises = np.empty((len(noise), n_rows), noise.dtype)
+        noises[...] = 1.0 / (1.0 / noise.astype(np.float64)).mean(axis=1, keepdims=True)
+        samples[:, places], noises[:, places] = table, noise
+        return replace(self, samples=self.samples | {side: samples}, noise=self.noise | {side: noises})
 
     def compress(self, rank: int = 16) -> tuple[DotBias, Weights]:
         """Make the model of some rank that is nearest to the mean (P8) over all pairs, by (P10) and (P11).

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from minicf import rng
 from minicf.arguments import check_choice, check_int, check_number
+from minicf.data.features import Features as Description
 from minicf.data.ratings import Ratings
 from minicf.losses import SQUARED_ERROR, Loss
 from minicf.models import Dot, DotBias, Model, Weights
@@ -74,6 +75,8 @@ class Gibbs(Solver):
     nu: float = 10.0
     noise: str | None = "both"
     bags: str | None = "both"
+    features: Mapping[str, Description] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """By side, what is known of its rows beside ratings; see `described`."""
     loss: Loss = field(default=SQUARED_ERROR, init=False)
     lr: ClassVar[Any] = None
 
@@ -87,6 +90,20 @@ class Gibbs(Solver):
         for name in ("noise", "bags"):
             if (value := getattr(self, name)) is not None:
                 check_choice(name, value, (*SIDES, "both"))
+
+    def described(self, features: Mapping[str, Description]) -> Gibbs:
+        """Return the solver with features of users or items, by side, in the order of the rows of its tables.
+
+        They are further columns of F in (P0), behind those of the bags, and their weights have the same precision rho.
+        """
+        new = replace(self)
+        object.__setattr__(new, "features", dict(features))
+        return new
+
+    def _n_features(self, side: str, n_other: int) -> tuple[int, int]:
+        """Return the number of columns of F that are a bag, and that are features."""
+        own = len(self.features[side].names) if side in self.features else 0
+        return n_other if side in self.sides(self.bags) else 0, own
 
     @property
     def n_sweeps(self) -> int:
@@ -108,8 +125,14 @@ class Gibbs(Solver):
         features = {}
         for side, other in zip(SIDES, SIDES[::-1], strict=True):
             some = slice(None) if side in self.sides(self.bags) else slice(0)
-            n_features = sizes[other] if side in self.sides(self.bags) else 0
-            features[side] = Features.of(index[side][some], index[other][some], sizes[side], n_features)
+            n_bag, n_own = self._n_features(side, sizes[other])
+            features[side] = Features.of(index[side][some], index[other][some], sizes[side], n_bag)
+            if side in self.features:
+                own = self.features[side]
+                if len(own) != sizes[side]:
+                    raise ValueError(f"features are of {len(own)} {side}s; they must be of all {sizes[side]}")
+                value = own.value.astype(np.float64)
+                features[side] = features[side].beside(own.rows, own.index, value, n_own)
         return Table(index, ratings.rating, features)
 
     def init_state(self, w: Weights) -> Weights:
@@ -127,7 +150,7 @@ class Gibbs(Solver):
         n = {"user": n_users, "item": len(w["item_factors"])}
         state: Weights = {"alpha": np.ones(c), "sampled_alpha": np.zeros((c, s)), "scale": np.array([1.0, 0.0, 0.0])}
         for side, other in zip(SIDES, SIDES[::-1], strict=True):
-            n_features = n[other] if side in self.sides(self.bags) else 0
+            n_features = sum(self._n_features(side, n[other]))
             state |= {
                 f"x.{side}": np.zeros((c, n[side], d), dtype),
                 f"mean.{side}": np.zeros((c, d)),

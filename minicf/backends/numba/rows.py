@@ -1,8 +1,8 @@
 """Draws of rows by (P1): normal equations, their Cholesky factors 16 at a time, and one normal number each.
 
-The D x D matrix of a row is too small to keep the processor busy. So 16 rows make a group: each lane of a vector belongs
-to one of them, and one instruction serves all. A group's draw depends on nothing but its place, hence the same bits
-whatever the threads.
+The D x D matrix of a row is too small to keep the processor busy. So 16 rows make a group: each lane of a vector
+belongs to one of them, and one instruction serves all. A group's draw depends on nothing but its place, hence the same
+bits whatever the threads.
 """
 
 from __future__ import annotations
