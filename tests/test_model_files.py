@@ -123,10 +123,10 @@ def test_what_the_file_says(tmp_path):
     header, arrays = storage.read(tmp_path / "m.npz", "recommender")
     assert {"minicf", "python", "numpy", "pandas"} <= set(header["versions"])
     assert header["version"] == storage.VERSION
-    # The keys of version 0.1, whose files load here.
+    # The keys of version 0.1, whose files load here, and those that came later.
     assert header.keys() == {
         "format", "version", "arguments", "model", "mean", "deviation", "unit", "rating_range", "n_ratings",
-        "n_features_in", "history", "ids", "titles", "seen", "versions",
+        "n_features_in", "history", "ids", "titles", "seen", "versions", "solver", "posterior",
     }  # fmt: skip
     assert header["deviation"] == first.std_
     assert arrays.keys() == {

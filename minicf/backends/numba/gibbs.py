@@ -23,6 +23,10 @@ from minicf.solvers.sampler import SIDES, Gibbs, Table
 from minicf.threads import count_threads, share
 
 
+PER_THREAD = 50_000
+"""Ratings of a chain for each thread: with fewer, threads wait for one another longer than they work."""
+
+
 class Layout(NamedTuple):
     """Hold the ratings of a side by rows, and its features by rows and by columns."""
 
@@ -118,7 +122,7 @@ class GibbsProgram(base.Program):
             self._layout = data, layouts(data, solver.standardized(self, data), self.dtype, sizes)
         found, chains = np.zeros(solver.n_chains), itertools.count()
         several = min(self.n_threads, solver.n_chains)
-        threads = self.n_threads // several
+        threads = max(1, min(self.n_threads // several, len(data.rating) // PER_THREAD))
 
         def sweeps() -> None:
             while (c := next(chains)) < solver.n_chains:
