@@ -227,7 +227,8 @@ def test_the_mean_is_where_training_starts(frame):
 
 
 def test_equal_ratings_are_no_division_by_zero(frame):
-    recommender = quick().fit(frame.assign(rating=4))
+    with pytest.warns(UserWarning, match="implicit feedback"):
+        recommender = quick().fit(frame.assign(rating=4))
     np.testing.assert_allclose(recommender.predict(frame), 4)
 
 

@@ -271,7 +271,8 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         arguments, frames = self.get_params(deep=False), {"user": user_features, "item": item_features}
         Settings.of(arguments)
         ratings, self.n_features_in_ = self.inputs.training(X, y, titles, sample_weight)
-        warn_of_values(ratings)
+        self.rating_range_ = float(ratings.rating.min()), float(ratings.rating.max())
+        inside = warn_of_values(ratings)
         ratings, features = described(ratings, frames, self.inputs)
         asked = {
             "sample_weight": example_weights(ratings) is not None,
@@ -279,12 +280,15 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
             "callbacks": not isinstance(callbacks, tuple | list) or len(callbacks) > 0,
         }
         settings = Settings.of(arguments, takes_gibbs(arguments, ratings, asked, bool(features)))
+        if (
+            settings.named
+        ):  # of squared errors, one outlier would be most of the sum: a default optimizer has it cut off
+            ratings = inside
         seed = seed_of(self.random_state)
         self.mean_, self.std_ = moments(ratings)
         self.unit_ = self.std_ if settings.named and type(settings.model) in (Dot, DotBias) else 1.0
         self.model_ = centered(settings.model, self.mean_)
         self.users_, self.items_, self.titles_ = ratings.users, ratings.items, ratings.titles
-        self.rating_range_ = float(ratings.rating.min()), float(ratings.rating.max())
         held = None if valid is None else self.inputs.validation(valid)
         self.n_ratings_ = len(ratings)
         self.seen_ = Bags.of(ratings.user, ratings.item, ratings.n_users)

@@ -351,8 +351,11 @@ OUTLYING = 20.0
 scales of whole numbers from 1 to 5 or to 10 no rating can be: the distances there differ by a factor of 9 at most."""
 
 
-def warn_of_values(ratings: Ratings) -> None:
-    """Warn of ratings that look like events, as all are alike, and of outliers."""
+def warn_of_values(ratings: Ratings) -> Ratings:
+    """Warn of ratings that look like events, as all are alike, and of outliers; return the ratings with these cut off.
+
+    Without outliers they are the same object.
+    """
     values = ratings.rating.astype(np.float64)
     if len(values) > 1 and values.min() == values.max():
         warn(
@@ -360,17 +363,24 @@ def warn_of_values(ratings: Ratings) -> None:
             "took an item and not how much it was liked; every prediction will be this number. Give ratings that "
             "differ, such as counts, or other pairs of user and item as 0"
         )
-        return
-    distance = np.abs(values - np.median(values))
+        return ratings
+    median = float(np.median(values))
+    distance = np.abs(values - median)
     limit = OUTLYING * float(np.quantile(distance[distance > 0], 0.9, method="lower")) if distance.any() else np.inf
     if (far := distance > limit).any():
         row = int(distance.argmax())
         user, item = ratings.users.ids[ratings.user[row]], ratings.items.ids[ratings.item[row]]
         warn(
             f"{plural(int(far.sum()), 'rating')} of {len(values):,} lie more than {limit:g} from the median, "
-            f"{np.median(values):g}: the farthest is row {row} (from 0), {values[row]:g}, of user {shown(user)} and "
+            f"{median:g}: the farthest is row {row} (from 0), {values[row]:g}, of user {shown(user)} and "
             f"item {shown(item)}; remove such rows if they are errors, or give logarithms of counts"
         )
+        values = values.clip(median - limit, median + limit)
+        return Ratings._trusted(
+            ratings.user, ratings.item, values.astype(np.float32), ratings.timestamp, ratings.users, ratings.items,
+            ratings.titles, ratings.genres, ratings.weight,
+        )  # fmt: skip
+    return ratings
 
 
 def _columns(frame: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:

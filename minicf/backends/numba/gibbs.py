@@ -22,7 +22,6 @@ from minicf.solvers import Part, Progress, gibbs
 from minicf.solvers.sampler import SIDES, Gibbs, Table
 from minicf.threads import count_threads, share
 
-
 PER_THREAD = 50_000
 """Ratings of a chain for each thread: with fewer, threads wait for one another longer than they work."""
 
