@@ -98,9 +98,14 @@ NUMBERS = {
     "check_gradients(tolerance)": ("tolerance", lambda v: minicf.check_gradients(Dot(2), tolerance=v)),
     "from_frame(rating)": ("rating", lambda v: Ratings.from_frame(FRAME.assign(rating=[3.0, v] * (ROWS // 2)))),
     "Ratings(rating)": ("rating", lambda v: Ratings([1, 2], [1, 2], np.array([1.0, v], object))),
+    "Recommender(learning_rate)": ("learning_rate", lambda v: recommender(learning_rate=v).fit(FRAME)),
+    "Recommender(regularization)": ("regularization", lambda v: recommender(regularization=v).fit(FRAME)),
     "fold_in(rating)": ("rating", lambda v: recommender().fit(FRAME).fold_in({1: v}, 99)),
 }  # fmt: skip
-NONE_MEANS = {"Cosine(epochs)", "OneCycle(epochs)", "evaluate(relevant)"}
+NONE_MEANS = {
+    "Cosine(epochs)", "OneCycle(epochs)", "evaluate(relevant)",
+    "Recommender(learning_rate)", "Recommender(regularization)",
+}  # fmt: skip
 """None is an answer here, and a documented one."""
 
 WHOLE = {
@@ -118,6 +123,8 @@ WHOLE = {
     "Checkpoint(every)": ("every", lambda v: minicf.Checkpoint("x", v)),
     "top(n_users)": ("n_users", lambda v: RATINGS.top(v)),
     "Recommender(n_factors)": ("n_factors", lambda v: recommender(n_factors=v).fit(FRAME)),
+    "Recommender(n_samples)": ("n_samples", lambda v: recommender(n_samples=v).fit(FRAME)),
+    "Recommender(n_chains)": ("n_chains", lambda v: recommender(n_chains=v).fit(FRAME)),
     "Recommender(epochs)": ("epochs", lambda v: recommender(epochs=v).fit(FRAME)),
     "Recommender(batch_size)": ("batch_size", lambda v: recommender(batch_size=v).fit(FRAME)),
     "Recommender(n_threads)": ("n_threads", lambda v: recommender(n_threads=v).fit(FRAME)),
@@ -137,7 +144,7 @@ WHOLE = {
 }  # fmt: skip
 NONE_MEANS |= {
     "Trainer(batch_size)", "Trainer(n_threads)",
-    "Recommender(n_threads)", "Recommender(epochs)", "Recommender(batch_size)",
+    "Recommender(n_threads)", "Recommender(n_factors)", "Recommender(epochs)", "Recommender(batch_size)",
     "cross_validate(k)", "Recommender(early_stopping)", "partial_fit(epochs)",
 }  # fmt: skip
 
@@ -159,6 +166,8 @@ FLAGS = {
     "evaluate(exclude_seen)": ("exclude_seen", lambda v: MODEL.evaluate(FRAME, exclude_seen=v)),
     "evaluate(auc)": ("auc", lambda v: MODEL.evaluate(FRAME, auc=v)),
     "cross_validate(return_train_score)": ("return_train_score", lambda v: cross_validate(return_train_score=v)),
+    "predict(return_std)": ("return_std", lambda v: MODEL.predict(FRAME, return_std=v)),
+    "save(samples)": ("samples", lambda v: MODEL.save("never written", samples=v)),
     "save(seen)": ("seen", lambda v: MODEL.save("never written", seen=v)),
 }
 NONE_MEANS |= {"fit(progress)"}
@@ -179,6 +188,7 @@ WORDS = {
     "Recommender(backend)": ("backend", lambda v: recommender(backend=v).fit(FRAME)),
     "Recommender(unknown)": ("unknown", lambda v: recommender(unknown=v).fit(FRAME)),
     "Recommender(duplicates)": ("duplicates", lambda v: recommender(duplicates=v).fit(FRAME)),
+    "Recommender(solver)": ("solver", lambda v: recommender(solver=v).fit(FRAME)),
     "Recommender(schedule)": ("schedule", lambda v: recommender(schedule=v).fit(FRAME)),
     "Recommender(user)": ("", lambda v: recommender(user=v).fit(FRAME)),
     "similar_items(metric)": ("metric", lambda v: MODEL.similar_items(1, metric=v)),
@@ -231,6 +241,7 @@ OBJECTS = {
     "Recommender.fit": lambda v: recommender().fit(v),
     "Recommender.fit(y)": lambda v: recommender().fit(FRAME[["userId", "movieId"]], v),
     "Recommender.fit(titles)": lambda v: recommender().fit(FRAME, titles=v),
+    "Recommender.fit(item_features)": lambda v: Recommender().fit(FRAME, item_features=v),
     "Recommender.predict": lambda v: MODEL.predict(v),
     "Recommender.evaluate": lambda v: MODEL.evaluate(v),
     "partial_fit": lambda v: recommender().fit(FRAME).partial_fit(v),
@@ -276,6 +287,7 @@ RIGHT = {
     "from_frame(titles)": {"None"},
     "Recommender(optimizer)": {"None"},
     "Recommender.fit(titles)": {"None"},
+    "Recommender.fit(item_features)": {"None"},
     "nearest": {"array"},
     "recommend(filter)": {"None"},
     "rmse": {"list", "array"},
@@ -464,6 +476,7 @@ OTHERS = {
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")
+@pytest.mark.filterwarnings("ignore:outliers")  # 2^62 among ratings from 1 to 5
 @pytest.mark.parametrize("name", TAKERS)
 def test_arrays_of_every_make(name, tmp_path):
     taker = TAKERS[name]

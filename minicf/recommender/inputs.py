@@ -371,8 +371,8 @@ def warn_of_values(ratings: Ratings) -> Ratings:
         row = int(distance.argmax())
         user, item = ratings.users.ids[ratings.user[row]], ratings.items.ids[ratings.item[row]]
         warn(
-            f"{plural(int(far.sum()), 'rating')} of {len(values):,} lie more than {limit:g} from the median, "
-            f"{median:g}: the farthest is row {row} (from 0), {values[row]:g}, of user {shown(user)} and "
+            f"outliers: {int(far.sum()):,} of {plural(len(values), 'rating')} farther than {limit:g} from the median, "
+            f"{median:g}; the farthest is row {row} (from 0), {values[row]:g}, of user {shown(user)} and "
             f"item {shown(item)}; remove such rows if they are errors, or give logarithms of counts"
         )
         values = values.clip(median - limit, median + limit)
