@@ -33,7 +33,12 @@ DOT_DEFAULTS: dict[str, Any] = {
     "batch_size": 1,
     "epochs": 40,
 }
-DOT_ADAM: dict[str, Any] = {"optimizer": Adam(0.005, weight_decay=0.0), "batch_size": 256, "epochs": 10}
+# On a fifth of MovieLens' training rows: an error of 0.791, of 0.774 by SGD; without decay 0.870.
+DOT_ADAM: dict[str, Any] = {
+    "optimizer": Adam(0.003, weight_decay=DECAY, decay="per_rating", sparse=True),
+    "batch_size": 64,
+    "epochs": 15,
+}
 NET_SGD: dict[str, Any] = {"optimizer": SGD(0.05, momentum=0.9), "batch_size": 64, "epochs": 10}
 NET_DEFAULTS: dict[str, Any] = {"optimizer": Adam(0.001), "batch_size": 64, "epochs": 10}
 
