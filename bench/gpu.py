@@ -466,6 +466,8 @@ def run_case(case: Case, turns: int, check_steps: int = 20) -> list[dict[str, An
 class Table:
     """As much of `Ratings` as `Tiles` needs."""
 
+    weight = None
+
     def __init__(self, user: np.ndarray, item: np.ndarray, rating: np.ndarray, users: int, items: int) -> None:
         self.user, self.item, self.rating = user, item, rating
         self.n_users, self.n_items = users, items

@@ -170,6 +170,8 @@ def test_the_trainer_in_half_precision(monkeypatch, tmp_path, shuffle):
 class Table:
     """As much of `Ratings` as `Tiles` needs."""
 
+    weight = None
+
     def __init__(self, problem: cases.Problem) -> None:
         self.user, self.item, self.rating = problem.ratings()
         self.n_users, self.n_items = problem.n_users, problem.n_items

@@ -25,6 +25,7 @@ import pytest
 import minicf
 from minicf import explain, metrics
 from minicf.models.weights import Parameters
+from minicf.recommender.queries import Queries
 from tests import typed_use
 
 ROOT = Path(__file__).parent.parent
@@ -224,8 +225,8 @@ def test_the_typed_script_uses_everything_public():
     members = {node.attr for node in named}
     for kind in (
         minicf.Ratings, minicf.Vocabulary, minicf.Bags, minicf.Batch, minicf.Trainer, minicf.History,
-        minicf.Recommender, minicf.Model, Parameters, minicf.Parameter, minicf.Loss, minicf.Optimizer, minicf.Schedule,
-        minicf.Solver, minicf.Gradient, minicf.Part, minicf.Progress,
+        minicf.Recommender, Queries, minicf.Model, Parameters, minicf.Parameter, minicf.Loss, minicf.Optimizer,
+        minicf.Schedule, minicf.Solver, minicf.Gradient, minicf.Part, minicf.Progress,
     ):  # fmt: skip
         # Functions elsewhere are scikit-learn's.
         own = [name for name, x in vars(kind).items() if getattr(x, "__module__", minicf.__name__).startswith("minicf")]

@@ -251,6 +251,11 @@ def test_a_rating_column_may_have_any_name(frame):
 
 def test_columns_of_several_levels_are_refused_by_name(fitted, frame):
     levels = pd.concat({"a": frame}, axis=1)
+    one = levels[levels["a"]["userId"] == 107]
+    with pytest.raises(ValueError, match="ratings has columns of 2 levels"):
+        fitted.fold_in(one, id=-1)
+    with pytest.raises(ValueError, match="the columns have 2 levels; they must have one"):
+        Ratings.from_frame(levels)
     for call in (quick().fit, fitted.predict, fitted.evaluate):
         with pytest.raises(ValueError, match=r"X has columns of 2 levels, .*droplevel"):
             call(levels)

@@ -130,9 +130,9 @@ def test_damaged_compressed_files(tmp_path, kind):
         ("r.csv", b"\x80\x04\x95", "pickle"),
         ("r.7z", b"7z\xbc\xaf\x27\x1c", "7z"),
         ("r.rar", b"Rar!\x1a\x07\0", "RAR"),
-        ("r.csv.gz", gzip.compress(gzip.compress(b"a,b")), "gzip"),
+        ("r.csv.gz", gzip.compress(gzip.compress(b"a,b", mtime=0), mtime=0), "gzip"),
         ("r.lzma", lzma.compress(b"a", lzma.FORMAT_ALONE), "LZMA"),
-        ("r.tar.gz", gzip.compress(b"r.csv".ljust(257, b"\0") + b"ustar"), "tar"),
+        ("r.tar.gz", gzip.compress(b"r.csv".ljust(257, b"\0") + b"ustar", mtime=0), "tar"),
         ("r.csv.Z", b"\x1f\x9d\x90", "compress"),
     ],
 )

@@ -575,6 +575,10 @@ def _check_count(shape: tuple[int, ...]) -> None:
 
 def _columns(frame: pd.DataFrame, wanted: Mapping[str, str]) -> dict[str, pd.Series]:
     """Return the wanted columns by role, each exactly once there."""
+    if frame.columns.nlevels > 1:
+        raise ValueError(
+            f"the columns have {frame.columns.nlevels} levels; they must have one: frame.droplevel(0, axis=1)"
+        )
     for role, name in wanted.items():
         if not isinstance(name, Hashable):
             raise TypeError(f"{role} is {name!r}; it must be the name of a column")

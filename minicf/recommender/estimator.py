@@ -526,8 +526,8 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         sample_weight : array of shape (n,), optional
         """
         if y is None:
-            y = self.inputs.frame(X, rated=True)[self.rating].to_numpy(np.float64)
-        return float(super().score(X, y, sample_weight))
+            y = self.inputs.frame(X, rated=True)[self.rating]
+        return float(super().score(X, np.asarray(y, np.float64), sample_weight))
 
     def evaluate(
         self,

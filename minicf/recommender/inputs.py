@@ -139,9 +139,8 @@ class Inputs:
         else:
             own, other = self.column(side), self.column(opposite(side))
             if isinstance(ratings, pd.DataFrame):
-                if missing := [name for name in (other, self.rating) if name not in ratings.columns]:
-                    raise ValueError(f"ratings has no column {_listing(missing)}; it has {_listing(ratings.columns)}")
-                others, values = ratings[other], ratings[self.rating]
+                found = _columns(ratings, [other, self.rating], "ratings")
+                others, values = found[other], found[self.rating]
             elif isinstance(ratings, Mapping | pd.Series):
                 given = list(ratings.items())
                 others, values = (pd.Series([pair[at] for pair in given], dtype=object) for at in (0, 1))
@@ -383,21 +382,21 @@ def warn_of_values(ratings: Ratings) -> Ratings:
     return ratings
 
 
-def _columns(frame: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
-    """Return the wanted columns; each must be there once."""
+def _columns(frame: pd.DataFrame, wanted: list[str], name: str = "X") -> pd.DataFrame:
+    """Return the wanted columns of the argument `name`; each must be there once."""
     if frame.columns.nlevels > 1:
         raise ValueError(
-            f"X has columns of {frame.columns.nlevels} levels, {_listing(frame.columns[:3])}; they must have one: "
+            f"{name} has columns of {frame.columns.nlevels} levels, {_listing(frame.columns[:3])}; they must have one: "
             "frame.droplevel(0, axis=1), or name them anew"
         )
-    if missing := [name for name in wanted if name not in frame.columns]:
+    if missing := [column for column in wanted if column not in frame.columns]:
         raise ValueError(
-            f"X has no column {_listing(missing)}; it has {_listing(frame.columns)}; "
+            f"{name} has no column {_listing(missing)}; it has {_listing(frame.columns)}; "
             "name its columns: Recommender(user=..., item=..., rating=...)"
         )
-    for name in wanted:
-        if (copies := list(frame.columns).count(name)) > 1:
-            raise ValueError(f'{copies} columns are called "{name}"; drop or rename all but one')
+    for column in wanted:
+        if (copies := list(frame.columns).count(column)) > 1:
+            raise ValueError(f'{copies} columns are called "{column}"; drop or rename all but one')
     return frame[wanted]
 
 

@@ -1,7 +1,7 @@
 """Gradient descent on mini-batches: the reference of every training step.
 
 A step: take a batch's rows (F1) …, compare the outputs with the targets (F9), (F11), go back (B9) … (B1), and update
-every weight (U1) …. Between the two the gradient can be clipped, (G1) and (G2). Whatever is compiled is right when it
+every weight (U1) …. Between the two the gradient can be clipped, (L1) and (L2). Whatever is compiled is right when it
 gives the numbers of `run` here.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from minicf.backends.base import Program
 
 _NORM_EPS = 1e-6
-"""In (G2), as in PyTorch."""
+"""In (L2), as in PyTorch."""
 
 _TILED_PER_CALL = 4 << 20
 """Ratings in tiles that a part holds: a tenth of a second, after which Ctrl-C is heard."""
@@ -53,18 +53,18 @@ class Gradient(Solver):
         online SGD (``batch_size=1``), is an order in which threads can share the work (see `minicf.tiles`): the
         ratings are laid out once, an epoch shuffles the rounds, and the learning rate moves from round to round.
     clip_value, clip_norm : float, optional
-        c in (G1) and in (G2): limits of each element of the gradient, and of its length over all weights.
+        c in (L1) and in (L2): limits of each element of the gradient, and of its length over all weights.
     lr_factors : dict of float by weight name, optional
-        (G3): multiples of the learning rate, which trainer and schedule go on moving; weights that it leaves out have
+        (L3): multiples of the learning rate, which trainer and schedule go on moving; weights that it leaves out have
         1, and 0 keeps a weight where it is.
 
     Notes
     -----
     The gradient g of the loss over a batch, before weight decay:
-    (G1) g <- min(max(g, -c), c), each element (torch.nn.utils.clip_grad_value_).
-    (G2) g <- min(1, c / (|g| + 1e-6)) g, with |g| the root of the sum of squares of all elements of all weights
-    (torch.nn.utils.clip_grad_norm_; Pascanu, Mikolov and Bengio 2013). After (G1), where both are given.
-    (G3) lr_name = factor_name lr, in the step and in decoupled weight decay.
+    (L1) g <- min(max(g, -c), c), each element (torch.nn.utils.clip_grad_value_).
+    (L2) g <- min(1, c / (|g| + 1e-6)) g, with |g| the root of the sum of squares of all elements of all weights
+    (torch.nn.utils.clip_grad_norm_; Pascanu, Mikolov and Bengio 2013). After (L1), where both are given.
+    (L3) lr_name = factor_name lr, in the step and in decoupled weight decay.
     None of these has compiled kernels: with any of them every backend runs composed of array operations.
     """
 
@@ -104,7 +104,7 @@ class Gradient(Solver):
 
     @property
     def plain(self) -> bool:
-        """Whether nothing is asked for that compiled kernels would leave out: (G1), (G2), (G3), (U10)."""
+        """Whether nothing is asked for that compiled kernels would leave out: (L1), (L2), (L3), (U10)."""
         clips = self.clip_value is not None or self.clip_norm is not None
         return not (clips or self.lr_factors or getattr(self.optimizer, "amsgrad", False))
 
@@ -175,19 +175,19 @@ class Gradient(Solver):
         return Progress(total, n, steps)
 
     def _clipped(self, grads: Weights) -> Weights:
-        """(G1), (G2)."""
+        """(L1), (L2)."""
         if (c := self.clip_value) is not None:
-            grads = {name: namespace(g).minimum(namespace(g).maximum(g, -c), c) for name, g in grads.items()}  # (G1)
+            grads = {name: namespace(g).minimum(namespace(g).maximum(g, -c), c) for name, g in grads.items()}  # (L1)
         if (c := self.clip_norm) is not None:
             # In float64: the squares of large float32 overflow, and a gradient divided by infinity would vanish.
             square = sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values())
             share = c / (math.sqrt(square) + _NORM_EPS)
             if share < 1.0:
-                grads = {name: share * g for name, g in grads.items()}  # (G2)
+                grads = {name: share * g for name, g in grads.items()}  # (L2)
         return grads
 
     def _rate(self, names: Iterable[str], lr: float) -> float | dict[str, float]:
-        """(G3)."""
+        """(L3)."""
         return {name: lr * self.lr_factors.get(name, 1.0) for name in names} if self.lr_factors else lr
 
     def penalty(self, program: Program, counts: Mapping[str, np.ndarray]) -> float:

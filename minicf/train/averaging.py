@@ -21,7 +21,7 @@ class WeightAverage(Callback):
     Parameters
     ----------
     decay : float, optional
-        d in (A2), in [0, 1); by default the plain mean (A1).
+        d in (M2), in [0, 1); by default the plain mean (M1).
     start : int
         The first epoch that counts, from 1, over all calls of `fit`.
 
@@ -34,9 +34,9 @@ class WeightAverage(Callback):
     -----
     With w_n the weights after the n-th epoch from `start` on, and a_1 = w_1:
 
-    (A1) a_n = a_(n-1) + (w_n - a_(n-1)) / n, the mean: stochastic weight averaging (Izmailov et al. 2018; with a
+    (M1) a_n = a_(n-1) + (w_n - a_(n-1)) / n, the mean: stochastic weight averaging (Izmailov et al. 2018; with a
     constant rate, or one that restarts).
-    (A2) a_n = d a_(n-1) + (1 - d) w_n, an exponential moving average (Polyak and Juditsky 1992).
+    (M2) a_n = d a_(n-1) + (1 - d) w_n, an exponential moving average (Polyak and Juditsky 1992).
 
     These are torch.optim.swa_utils.AveragedModel's. Averages are kept in float64. The history, and callbacks that watch
     it, go by the weights of training, not by the average. At the end of a `fit` the trainer holds the average; a
@@ -75,7 +75,7 @@ class WeightAverage(Callback):
         share = 1.0 if self.n == 1 else 1.0 / self.n if self.decay is None else 1.0 - self.decay
         for name, w in trainer.weights.items():
             a = self._average.get(name, np.zeros(w.shape))
-            self._average[name] = a + share * (w - a)  # (A1), (A2)
+            self._average[name] = a + share * (w - a)  # (M1), (M2)
 
     def on_fit_end(self, trainer: Trainer) -> None:
         if self.n:

@@ -203,10 +203,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "the sign is squared away",
     (
         "metrics.py", "arguments of np.minimum swapped",
-        "ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(total, k).astype(np.int64)]",
-    ): "the smaller of two is the smaller of two",
-    (
-        "metrics.py", "arguments of np.minimum swapped",
         "return (at * found).sum(axis=1) / np.minimum(total, k)",
     ): "the smaller of two is the smaller of two",
     (
@@ -218,12 +214,12 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return self.low + (1.0 - self.low) * _half_cosine(np.clip((t - start) / length, 0.0, 1.0))",
     ): "a cycle ends at 1 but for rounding",
     (
-        "schedules.py", "1.0 -> 2.0 #3",
-        "rise = 1.0 + (self.start - 1.0) * _half_cosine(np.minimum(x / self.up, 1.0))",
+        "schedules.py", "1.0 -> 2.0",
+        "rise = middle + (start - middle) * _half_cosine(np.minimum(x / self.up, 1.0))",
     ): "the rise is not taken beyond `up`",
     (
         "schedules.py", "arguments of np.maximum swapped",
-        "fall = self.end + (1.0 - self.end) * _half_cosine(np.maximum(x - self.up, 0.0) / (1.0 - self.up))",
+        "fall = end + (middle - end) * _half_cosine(np.maximum(x - self.up, 0.0) / (1.0 - self.up))",
     ): "the larger of two is the larger of two",
     (
         "backends/numba/top.py", "512 -> 513",
