@@ -62,8 +62,8 @@ class Bags(NamedTuple):
 
     def on(self, xp: Any) -> Bags:
         """Return the bags with arrays of `xp`: NumPy's, or CuPy's."""
-        moved = [None if x is None else xp.asarray(x) for x in (self.start, self.index, self.weight)]
-        return Bags(moved[0], moved[1], self.side, moved[2])
+        weight = None if self.weight is None else xp.asarray(self.weight)
+        return Bags(xp.asarray(self.start), xp.asarray(self.index), self.side, weight)
 
     @classmethod
     def of(cls, row: np.ndarray, index: np.ndarray, n_rows: int, side: str = "user") -> Bags:

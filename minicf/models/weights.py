@@ -72,7 +72,7 @@ class Parameters:
     def bags(self) -> tuple[str, ...]:
         """The names of the bags that the model reads."""
         rows = {parameter.rows: None for parameter in self.parameters(ONES).values()}
-        return tuple(name for name in rows if name not in (None, "user", "item"))  # type: ignore[misc]
+        return tuple(name for name in rows if name not in (None, "user", "item"))
 
     def tables(self, side: str) -> list[str]:
         """Return the names of the weights with a row for each user, or item."""

@@ -20,7 +20,7 @@ from minicf.arguments import check_bool, check_int, check_number, check_unmasked
 from minicf.backends import get_backend
 from minicf.backends.base import Program
 from minicf.data import Batch, Ratings, Vocabulary
-from minicf.losses import SQUARED_ERROR, Loss
+from minicf.losses import Loss
 from minicf.models import Model
 from minicf.optim import Optimizer
 from minicf.schedules import Pace, Schedule
@@ -28,6 +28,7 @@ from minicf.solvers import Gradient, Part, Solver
 from minicf.threads import limit_blas
 from minicf.train.averaging import WeightAverage
 from minicf.train.callbacks import Callback, Checkpoint, EarlyStopping
+from minicf.train.checks import as_solver, check_one_split, check_ratings, dtype_name, indices, listed
 from minicf.train.console import Interruptible, progress_bar
 from minicf.train.history import DivergenceError, History, LRFind
 from minicf.train.restored import check_state, checked_rows
@@ -116,9 +117,9 @@ class Trainer:
             raise TypeError(f"model is {model!r}; it must be a minicf model such as DotBias(50)")
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise ValueError(f"seed is {seed!r}; it must be a whole number")
-        self.model, self.solver = model, _solver(solver, loss, batch_size)
+        self.model, self.solver = model, as_solver(solver, loss, batch_size)
         self.solver.check(model)
-        self.dtype, self.seed = _dtype_name(dtype), int(seed)
+        self.dtype, self.seed = dtype_name(dtype), int(seed)
         self.n_threads = None if n_threads is None else check_int("n_threads", n_threads, 1)
         self.history = History(metric=self.solver.loss.metric)
         self.epoch = 0
@@ -289,10 +290,10 @@ class Trainer:
         """
         epochs = check_int("epochs", epochs, 0)
         progress = None if progress is None else check_bool("progress", progress)
-        _check_ratings("train", train)
+        check_ratings("train", train)
         if valid is not None:
-            _check_ratings("valid", valid)
-            _check_one_split(train, valid)
+            check_ratings("valid", valid)
+            check_one_split(train, valid)
         solver = self.solver if shuffle is None else self.solver.ordered(shuffle)
         if schedule is not None and solver.lr is None:
             raise ValueError(f"schedule is {schedule!r}; {type(solver).__name__} has no learning rate: leave it out")
@@ -306,7 +307,7 @@ class Trainer:
         self._pace.follow(schedule, epochs)
         counts = {"user": train.user_counts(), "item": train.item_counts()}
         # Checkpoints last, so that they hold what the other callbacks made of the epoch.
-        self._callbacks = tuple(sorted(_listed(callbacks), key=lambda callback: isinstance(callback, Checkpoint)))
+        self._callbacks = tuple(sorted(listed(callbacks), key=lambda callback: isinstance(callback, Checkpoint)))
         self._resume_callbacks()
         metric = solver.loss.metric
         # Each callback that began ends, whatever the others raise.
@@ -427,8 +428,8 @@ class Trainer:
         program = self.program
         self.model.check_head(head)
         single = np.ndim(user) == 0 and np.ndim(item) == 0
-        u = _indices("user", user, self._sizes["user"])
-        v = _indices("item", item, self._sizes["item"])
+        u = indices("user", user, self._sizes["user"])
+        v = indices("item", item, self._sizes["item"])
         if u.shape != v.shape:
             raise ValueError(f"user has {len(u)} indices and item {len(v)}; they are pairs, of equal number")
         with limit_blas(self.n_threads):
@@ -444,7 +445,7 @@ class Trainer:
             With squared error: mse, rmse (its root) and mae; with the logistic loss: log_loss and accuracy; for a
             hybrid also the mean loss of each head, ``mse_net``.
         """
-        _check_ratings("ratings", ratings)
+        check_ratings("ratings", ratings)
         program = self._prepare(ratings)
         loss, metric = self.solver.loss, self.solver.loss.metric
         pairs = Batch(ratings.user, ratings.item)
@@ -480,7 +481,7 @@ class Trainer:
         if not 0 < low < high:
             raise ValueError(f"low is {low!r} and high {high!r}; 0 < low < high is needed")
         steps = check_int("steps", steps, 2)
-        _check_ratings("train", train)
+        check_ratings("train", train)
         if self.batch_size is None:
             raise ValueError(f"{type(self.solver).__name__} has no learning rate to be found")
         program = self._prepare(train)
@@ -607,70 +608,6 @@ class Trainer:
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------
-
-
-def _solver(given: Any, loss: Loss | None, batch_size: int | None) -> Solver:
-    if isinstance(given, Optimizer):
-        return Gradient(given, SQUARED_ERROR if loss is None else loss, 64 if batch_size is None else batch_size)
-    if not isinstance(given, Solver):
-        raise TypeError(f"solver is {given!r}; it must be an optimizer, SGD(...) or Adam(...), or a Solver")
-    for name, value in (("loss", loss), ("batch_size", batch_size)):
-        if value is not None:
-            raise ValueError(f"{name} is {value!r}; it goes with an optimizer, and a solver has its own: Gradient(...)")
-    return given
-
-
-def _check_ratings(name: str, ratings: Any) -> None:
-    if not isinstance(ratings, Ratings):
-        raise TypeError(
-            f"{name} is a {type(ratings).__name__}; it must be Ratings, made by Ratings.from_frame(frame) or "
-            "load_movielens()"
-        )
-    if len(ratings) == 0:
-        raise ValueError(f"{name} holds no ratings")
-
-
-def _check_one_split(train: Ratings, valid: Ratings) -> None:
-    if (valid.n_users, valid.n_items) != (train.n_users, train.n_items):
-        raise ValueError(
-            f"train has {train.n_users} users and {train.n_items} items, valid has {valid.n_users} and "
-            f"{valid.n_items}; both must come from one split"
-        )
-    if not (train.users.matches(valid.users) and train.items.matches(valid.items)):
-        raise ValueError("train and valid have other ids, though as many; both must come from one split")
-
-
-def _dtype_name(dtype: Any) -> str:
-    try:
-        name = "" if dtype is None else np.dtype(dtype).name  # None would be NumPy's default
-    except TypeError:
-        name = ""
-    if name not in ("float16", "float32", "float64"):
-        raise ValueError(f"dtype is {dtype!r}; it must be 'float32' or 'float64', or 'float16' on a GPU")
-    return name
-
-
-def _listed(callbacks: Any) -> list[Any]:
-    """Return callbacks as a list; an object with none of their methods would be ignored in silence."""
-    methods = ("on_fit_begin", "on_epoch_begin", "on_part_end", "on_epoch_end", "on_fit_end")
-    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks is {callbacks!r}; it must be a list of callbacks")
-    listed = list(callbacks)
-    for callback in listed:
-        if isinstance(callback, type) or not any(hasattr(callback, name) for name in methods):
-            raise TypeError(f"callbacks has {callback!r}; a callback is an object with a method of {methods}")
-    return listed
-
-
-def _indices(name: str, values: Any, limit: int) -> np.ndarray:
-    check_unmasked(name, values)
-    array = np.atleast_1d(np.asarray(values))
-    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
-        raise TypeError(f"{name} must be an index or a one-dimensional array of indices (whole numbers)")
-    if array.size and not (0 <= array.min() and array.max() < limit):
-        bad = array[(array < 0) | (array >= limit)][0]
-        raise IndexError(f"{name} index {bad} is out of range: the table has {limit} rows, 0 … {limit - 1}")
-    return array.astype(np.int32)
 
 
 def _call(callback: Any, method: str, *arguments: Any) -> Any:
