@@ -109,11 +109,9 @@ class Program(State):
 
     def counts(self, batch: Batch) -> Weights:
         """Return for each table how many examples of the batch read each row."""
-        return {
-            name: self.xp.bincount(self.xp.asarray(batch.rows(parameter.rows)), minlength=parameter.shape[0])
-            for name, parameter in self.parameters.items()
-            if parameter.rows is not None
-        }
+        owners = {p.rows: p.shape[0] for p in self.parameters.values() if p.rows is not None}
+        counts = {key: self.xp.bincount(self.xp.asarray(batch.rows(key)), minlength=n) for key, n in owners.items()}
+        return {name: counts[p.rows] for name, p in self.parameters.items() if p.rows is not None}
 
     def measure(self, data: Batch) -> Progress:
         """Count one update; return the loss of a table of examples at the present weights, as a solver's progress."""

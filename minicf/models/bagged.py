@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,45 @@ from minicf.registry import register
 
 SIDES = ("user", "item")
 _SIDES = {"both": SIDES, "user": ("user",), "item": ("item",), None: ()}
+
+
+class _Rows(NamedTuple):
+    """Hold which rows of one side a batch reads, each once: a bag is summed once, however many examples read it."""
+
+    side: str
+    rows: Array
+    """(R,) the different rows."""
+    at: Array
+    """(B,) the place among them of each example's."""
+    bags: dict[str, Bags]
+    """Their bags, by name."""
+
+    @classmethod
+    def of(cls, batch: Batch, side: str, names: tuple[str, ...]) -> _Rows:
+        own = getattr(batch, side)
+        rows, at = ops.namespace(own).unique(own, return_inverse=True)
+        return cls(side, rows, at, {name: batch.bags[name].take(rows) for name in names})
+
+    def embed(self, w: Weights, own: str) -> Array:
+        """Compute p of each example from the table `own`, and the tables of the bags that go with it."""
+        x = ops.gather(w[own], self.rows)  # (F1)
+        for table, bag in self._tables(w, own):
+            x = x + ops.bag(table, bag.row, bag.index, bag.weights(x.dtype), len(x))  # (F15)
+        return ops.gather(x, self.at)
+
+    def embed_backward(self, w: Weights, own: str, d_p: Array) -> Weights:
+        """Compute the derivatives of these tables."""
+        d_x = ops.gather_backward(d_p, self.at, w[own][: len(self.rows)])  # these are no more than the table has
+        grads = {own: ops.gather_backward(d_x, self.rows, w[own])}  # (B1)
+        for name, (table, bag) in zip(self._names(own), self._tables(w, own), strict=True):
+            grads[name] = ops.bag_backward(d_x, bag.row, bag.index, bag.weights(d_x.dtype), table)  # (B15)
+        return grads
+
+    def _names(self, own: str) -> list[str]:
+        return [f"{name}{own.removeprefix(self.side)}" for name in self.bags]
+
+    def _tables(self, w: Weights, own: str) -> list[tuple[Array, Bags]]:
+        return [(w[name], bag) for name, bag in zip(self._names(own), self.bags.values(), strict=True)]
 
 
 @register
@@ -94,44 +133,24 @@ class SVDpp(Model):
         return found
 
     def forward(self, w: Weights, batch: Batch, masks: Any = None) -> tuple[Array, Any]:
-        taken = {name: batch.bags[name].take(getattr(batch, side)) for side in SIDES for name in self.bags_of(side)}
-        p = self._rows(w, batch, "user", "factors", taken)
-        q = self._rows(w, batch, "item", "factors", taken)
+        sides = {side: _Rows.of(batch, side, self.bags_of(side)) for side in SIDES}
+        p, q = (sides[side].embed(w, f"{side}_factors") for side in SIDES)
         s = ops.dot(p, q)  # (F2)
         if self.biases:
-            s = s + self._rows(w, batch, "user", "bias", taken) + self._rows(w, batch, "item", "bias", taken)  # (F3)
+            s = s + sides["user"].embed(w, "user_bias") + sides["item"].embed(w, "item_bias")  # (F3)
         s = s + self.global_mean
-        return self._finish(s), (batch, taken, p, q, s)  # (F4)
-
-    def _rows(self, w: Weights, batch: Batch, side: str, kind: str, taken: Mapping[str, Bags]) -> Array:
-        rows = getattr(batch, side)
-        x = ops.gather(w[f"{side}_{kind}"], rows)  # (F1)
-        for name in self.bags_of(side):
-            bags, table = taken[name], w[f"{name}_{kind}"]
-            x = x + ops.bag(table, bags.row, bags.index, bags.weights(table.dtype), len(rows))  # (F15)
-        return x
+        return self._finish(s), (sides, p, q, s)  # (F4)
 
     def backward(self, w: Weights, cache: Any, d_y: Array) -> Weights:
-        batch, taken, p, q, s = cache
+        sides, p, q, s = cache
         d_s = self._finish_backward(d_y, s)  # (B4)
         d_p, d_q = ops.dot_backward(d_s, p, q)  # (B2)
-        grads = self._rows_backward(w, batch, "user", "factors", taken, d_p)
-        grads |= self._rows_backward(w, batch, "item", "factors", taken, d_q)
+        grads = sides["user"].embed_backward(w, "user_factors", d_p)
+        grads |= sides["item"].embed_backward(w, "item_factors", d_q)
         if self.biases:
             for side in SIDES:
-                grads |= self._rows_backward(w, batch, side, "bias", taken, d_s)  # (B3)
+                grads |= sides[side].embed_backward(w, f"{side}_bias", d_s)  # (B3)
         return {name: grads[name] for name in w}
-
-    def _rows_backward(
-        self, w: Weights, batch: Batch, side: str, kind: str, taken: Mapping[str, Bags], d_x: Array
-    ) -> Weights:
-        grads = {}
-        for name in self.bags_of(side):
-            bags, table = taken[name], w[f"{name}_{kind}"]
-            weight = bags.weights(table.dtype)
-            grads[f"{name}_{kind}"] = ops.bag_backward(d_x, bags.row, bags.index, weight, table)  # (B15)
-        own = f"{side}_{kind}"
-        return grads | {own: ops.gather_backward(d_x, getattr(batch, side), w[own])}  # (B1)
 
     def collapsed(self, w: Weights, bags: Mapping[str, Bags]) -> tuple[Dot, Weights]:
         """Put the bags into the tables: a `DotBias` (or `Dot`) of the same predictions, P' = P + F Y.
@@ -150,11 +169,9 @@ class SVDpp(Model):
         """
         found = {}
         for name in self.collapsed_model.parameters({"user": 1, "item": 1}):
-            side, _, kind = name.partition("_")
-            rows = ops.namespace(w[name]).arange(len(w[name]))
-            whole = Batch(rows, rows, None, None, bags)
-            taken = {bag: bags[bag].take(rows) for bag in self.bags_of(side)}
-            found[name] = self._rows(w, whole, side, kind, taken)
+            side = name.partition("_")[0]
+            every = ops.namespace(w[name]).arange(len(w[name]))
+            found[name] = _Rows.of(Batch(every, every, bags=bags), side, self.bags_of(side)).embed(w, name)
         return self.collapsed_model, found
 
     def scorer(self, w: Weights, bags: Mapping[str, Bags] | None = None, xp: Any = np) -> Score:

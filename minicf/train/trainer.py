@@ -19,7 +19,8 @@ from minicf import files, registry, rng
 from minicf.arguments import check_bool, check_int, check_number, check_unmasked
 from minicf.backends import get_backend
 from minicf.backends.base import Program
-from minicf.data import Batch, Ratings, Vocabulary
+from minicf.data import Bags, Batch, Features, Ratings, Vocabulary
+from minicf.data.bags import BAGS
 from minicf.losses import Loss
 from minicf.models import Model
 from minicf.optim import Optimizer
@@ -27,6 +28,7 @@ from minicf.schedules import Pace, Schedule
 from minicf.solvers import Gradient, Part, Solver
 from minicf.threads import limit_blas
 from minicf.train.averaging import WeightAverage
+from minicf.train.bags import bag_sizes, check_features, fill, from_arrays, to_arrays
 from minicf.train.callbacks import Callback, Checkpoint, EarlyStopping
 from minicf.train.checks import as_solver, check_one_split, check_ratings, dtype_name, indices, listed
 from minicf.train.console import Interruptible, progress_bar
@@ -42,7 +44,7 @@ class Trainer:
     Parameters
     ----------
     model : Model
-        `Dot`, `DotBias`, `Net`, `Hybrid`, or one of your own.
+        `Dot`, `DotBias`, `SVDpp`, `Net`, `Hybrid`, or one of your own.
     solver : Optimizer or Solver
         An optimizer, `SGD` or `Adam` or one of your own, stands for ``Gradient(optimizer, loss, batch_size)``.
     loss : Loss, optional
@@ -63,6 +65,9 @@ class Trainer:
         The largest number of threads, BLAS's included, where a backend uses several; by default as many as there are
         cores to run on, or fewer where ``OMP_NUM_THREADS`` or ``NUMBA_NUM_THREADS`` says so. The result does not
         depend on it.
+    user_features, item_features : Features, optional
+        For a model that reads them, such as ``SVDpp(features="item")``: a row for each user, or item, in the order of
+        the tables.
     optimizer : Optimizer, optional
         The name that `solver` had in version 0.1; deprecated.
 
@@ -76,6 +81,9 @@ class Trainer:
         Copies of the present weights, by name.
     validates : bool
         Whether the running, or last, `fit` has validation ratings.
+    bags : dict of Bags by name
+        What the model reads beside a pair, for a model that does: features, and histories from the training ratings of
+        the latest `fit`; all predictions go by these.
     users, items : Vocabulary or None
         The ids behind the rows of the tables, from the first table of ratings. Other tables must have the same.
 
@@ -106,6 +114,8 @@ class Trainer:
         seed: int = 0,
         weights: Mapping[str, np.ndarray] | None = None,
         n_threads: int | None = None,
+        user_features: Features | None = None,
+        item_features: Features | None = None,
         optimizer: Optimizer | None = None,
     ) -> None:
         if optimizer is not None:
@@ -134,6 +144,8 @@ class Trainer:
             )
         self._pace = Pace(math.nan if self.solver.lr is None else self.solver.lr)
         self._given = self._match(weights)
+        self._features = check_features(model, {"user_features": user_features, "item_features": item_features})
+        self.bags: dict[str, Bags] = {name: one.bags(BAGS[name]) for name, one in self._features.items()}
         self._fingerprints: dict[str, str] = {}
         self._program: Program | None = None
         self._callbacks: tuple[Any, ...] = ()
@@ -181,14 +193,17 @@ class Trainer:
         vocabularies = {"user": ratings.users, "item": ratings.items}
         sizes = {side: len(vocabulary) for side, vocabulary in vocabularies.items()}
         if self._program is None:
-            found = self.model.sizes_of(self._given, sizes)
-            if found != sizes:
+            whole = sizes | bag_sizes(self.model, sizes, self._features)
+            found = self.model.sizes_of(self._given, whole)
+            if found != whole:
                 raise ValueError(
                     f"the given weights are for {found['user']} users and {found['item']} items, "
                     f"the ratings have {sizes['user']} and {sizes['item']}"
+                    if {side: found[side] for side in sizes} != sizes
+                    else f"the given weights are for {found}, ratings and features have {whole}"
                 )
-            self._compile(sizes)
-        elif sizes != self._sizes:
+            self._compile(whole)
+        elif sizes != {side: self._sizes[side] for side in sizes}:
             raise ValueError(
                 f"this trainer was made for {self._sizes['user']} users and {self._sizes['item']} items, the ratings "
                 f"have {sizes['user']} and {sizes['item']}; ratings of one split share their vocabularies"
@@ -200,9 +215,19 @@ class Trainer:
 
     def _compile(self, sizes: Mapping[str, int]) -> None:
         uniform = self._backend.uniform  # compiled where there is such, of the same bits
-        start = self.model.init_weights(sizes["user"], sizes["item"], self.seed, uniform) | self._given
+        bags = {name: n for name, n in sizes.items() if name not in ("user", "item")}
+        start = self.model.init_weights(sizes["user"], sizes["item"], self.seed, uniform, **bags) | self._given
         self._program = self._backend.compile(self.model, self.solver, start, self.seed, self.dtype, self.n_threads)
         self._given, self._sizes = {}, dict(sizes)
+
+    def _fill(self, program: Program, train: Ratings) -> None:
+        """Fill the model's bags from training ratings."""
+        self.bags = fill(self.model, train, self.bags)
+        program.hold(self.bags)
+
+    def _check_bags(self) -> None:
+        if missing := [name for name in self.model.bags if name not in self.bags]:
+            raise RuntimeError(f"no {', '.join(missing)} yet: call fit first, which collects them from its ratings")
 
     def _check_ids(self, side: str, vocabulary: Vocabulary) -> None:
         """Remember the ids of the first table; refuse one of other ids, even where their number agrees."""
@@ -298,6 +323,7 @@ class Trainer:
         if schedule is not None and solver.lr is None:
             raise ValueError(f"schedule is {schedule!r}; {type(solver).__name__} has no learning rate: leave it out")
         program = self._prepare(train)
+        self._fill(program, train)
         if epochs == 0:
             return self.history
         data = solver.prepare(train)
@@ -306,6 +332,7 @@ class Trainer:
         self.validates = valid is not None
         self._pace.follow(schedule, epochs)
         counts = {"user": train.user_counts(), "item": train.item_counts()}
+        counts |= {name: one.read(counts[one.side], self._sizes[name]) for name, one in self.bags.items()}
         # Checkpoints last, so that they hold what the other callbacks made of the epoch.
         self._callbacks = tuple(sorted(listed(callbacks), key=lambda callback: isinstance(callback, Checkpoint)))
         self._resume_callbacks()
@@ -426,6 +453,7 @@ class Trainer:
         array of the trainer's dtype, shape (n,); a float for two single indices
         """
         program = self.program
+        self._check_bags()
         self.model.check_head(head)
         single = np.ndim(user) == 0 and np.ndim(item) == 0
         u = indices("user", user, self._sizes["user"])
@@ -447,6 +475,7 @@ class Trainer:
         """
         check_ratings("ratings", ratings)
         program = self._prepare(ratings)
+        self._check_bags()
         loss, metric = self.solver.loss, self.solver.loss.metric
         pairs = Batch(ratings.user, ratings.item)
         with limit_blas(self.n_threads):
@@ -485,6 +514,7 @@ class Trainer:
         if self.batch_size is None:
             raise ValueError(f"{type(self.solver).__name__} has no learning rate to be found")
         program = self._prepare(train)
+        self._fill(program, train)
         data, size = self.solver.ordered(True).prepare(train), self.batch_size
         before = program.snapshot()
         rates = np.geomspace(low, high, steps)
@@ -517,7 +547,7 @@ class Trainer:
         """Write a checkpoint with all that resuming needs; `path` is replaced whole or not at all.
 
         It holds the model, the solver and its state, the weights, the learning rate, where the schedule stands, the
-        history, fingerprints of the ids, and what the callbacks of the running or last `fit` hold.
+        history, the bags, fingerprints of the ids, and what the callbacks of the running or last `fit` hold.
 
         Raises
         ------
@@ -540,6 +570,7 @@ class Trainer:
         }
         arrays = {f"weights.{name}": value for name, value in program.weights().items()}
         arrays |= {f"state.{name}": value for name, value in program.state().items()}
+        arrays |= {f"bags.{name}": value for name, value in to_arrays(self.bags).items()}
         for key, state in held.items():
             arrays |= {f"callback.{key}.{name}": value for name, value in state[1].items()}
         files.write(path, "checkpoint", json.loads(json.dumps(header)), arrays)
@@ -581,6 +612,8 @@ class Trainer:
             state = files.section(arrays, "state")
             check_state(state, trainer.program.state())
             trainer.program.load(weights, state)
+            trainer.bags = from_arrays(files.section(arrays, "bags"), trainer.model, trainer._sizes)
+            trainer.program.hold(trainer.bags)
             trainer.epoch = check_int("epoch", header["epoch"], 0)
             trainer.history.rows = checked_rows(header["history"], trainer.epoch, trainer.history.metric)
             trainer._fingerprints = dict(header.get("ids", {}))
