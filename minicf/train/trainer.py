@@ -294,9 +294,9 @@ class Trainer:
         epochs : int
         schedule : Schedule, optional
             Moves the learning rate around `lr`; see `minicf.schedules` for how it goes on over several calls.
-        shuffle : bool or "tiles", optional
+        shuffle : bool, "tiles" or "sides", optional
             The order of examples in this call, see `Gradient`: a new one each epoch (True), the rows as they stand
-            (False), or, for online SGD, by tiles. By default the solver's: True unless it says otherwise.
+            (False), or, for online SGD, by tiles or sides. By default the solver's: True unless it says otherwise.
         callbacks : iterable of Callback
         progress : bool, optional
             Show a bar on stderr; by default where that is a terminal.
