@@ -86,8 +86,9 @@ class Recommender(RegressorMixin, BaseEstimator):
 
     Parameters
     ----------
-    model : "dot_bias", "dot", "net", "hybrid" or Model
-        A model object is used as it is, except that a `global_mean` of 0 becomes the mean rating.
+    model : "dot_bias", "dot", "svd++", "net", "hybrid" or Model
+        A model object is used as it is, except that a `global_mean` of 0 becomes the mean rating. "svd++" trains
+        `SVDpp` and keeps what that became, a `DotBias`.
     n_factors : int
         K, for a model given by name.
     optimizer : Optimizer, optional
@@ -276,8 +277,8 @@ class Recommender(RegressorMixin, BaseEstimator):
         ratings, self.n_features_in_ = self.inputs.training(X, y, titles, sample_weight)
         seed = seed_of(self.random_state)
         self.mean_, self.std_ = moments(ratings)
-        self.unit_ = self.std_ if settings.default_optimizer and type(settings.model) in (Dot, DotBias) else 1.0
-        self.model_ = centered(settings.model, self.mean_)
+        self.unit_ = self.std_ if settings.default_optimizer and type(settings.kept) in (Dot, DotBias) else 1.0
+        self.model_ = centered(settings.kept, self.mean_)
         self.users_, self.items_, self.titles_ = ratings.users, ratings.items, ratings.titles
         self.rating_range_ = float(ratings.rating.min()), float(ratings.rating.max())
         held = None if valid is None else self.inputs.validation(valid)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from minicf.data import Ratings
-from minicf.models import Model
-from minicf.recommender.settings import Settings
+from minicf.models import Model, SVDpp
+from minicf.recommender.settings import Settings, for_model
 from minicf.recommender.units import Units
+from minicf.solvers import Gradient
 from minicf.train import EarlyStopping, Trainer
 
 MIN_TILED = 50_000
@@ -45,7 +47,8 @@ def train(
     ratings : Ratings
         In stars.
     model : Model
-        In stars; `settings` has the model before the mean rating was put in.
+        In stars; `settings` has the model before the mean rating was put in. Where that is an `SVDpp`, and training
+        starts anew, it is trained, and this model, without bags, gets what it became.
     units : Units
     settings : Settings
     seed : int
@@ -77,18 +80,30 @@ def train(
             rows, held = rows.split(settings.validation_fraction, seed)
     if isinstance(callbacks, Iterable) and not isinstance(callbacks, str):  # else the trainer refuses them
         callbacks = [*own, *callbacks]
+    trained, optimizer, bagged = units.model(model), settings.optimizer, settings.model
+    order: Any = "tiles" if len(rows) >= MIN_TILED else True
+    if isinstance(bagged, SVDpp):
+        if weights is None:
+            trained = replace(bagged, rating_range=trained.rating_range, global_mean=trained.global_mean)
+            order = "sides"
+        optimizer = for_model(optimizer, trained)
     trainer = Trainer(
-        units.model(model),
-        settings.optimizer,
+        trained,
+        Gradient(
+            optimizer,
+            batch_size=settings.batch_size,
+            lr_factors=settings.lr_factors if isinstance(trained, SVDpp) else None,
+        ),
         backend=settings.backend,
-        batch_size=settings.batch_size,
         seed=seed,
         weights=None if weights is None else units.weights(model, weights),
         n_threads=settings.n_threads,
     )
-    shuffle: Any = "tiles" if settings.batch_size == 1 and len(rows) >= MIN_TILED else True
     trainer.fit(
-        rows, held, settings.epochs, settings.schedule, shuffle=shuffle, callbacks=callbacks,
-        progress=None if settings.verbose else False,
+        rows, held, settings.epochs, settings.schedule, callbacks=callbacks,
+        shuffle=order if settings.batch_size == 1 else True, progress=None if settings.verbose else False,
     )  # fmt: skip
-    return units.stars(model, trainer.weights), units.history(trainer.history.frame())
+    found = trainer.weights
+    if isinstance(trained, SVDpp):
+        found = trained.collapsed(found, trainer.bags)[1]
+    return units.stars(model, found), units.history(trainer.history.frame())

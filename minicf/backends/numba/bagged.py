@@ -58,6 +58,9 @@ class BaggedProgram(base.Program):
         super().load(weights, state)
         self._kept = {}
 
+    def _host_views(self) -> Weights:
+        return self.w
+
     def _sums(self, side: str) -> Rows:
         """Return F Y of a side (F15), kept until its tables change."""
         if side not in self._kept:
