@@ -41,7 +41,7 @@ class Bags(NamedTuple):
         """(entries,) int64, the row of each entry."""
         start = self.start - self.start[0]
         n = int(start[-1])  # by counting ends of lists: CuPy's repeat takes no array of counts
-        return namespace(start).bincount(start[1:], minlength=n + 1)[:n].cumsum()
+        return namespace(start).cumsum(namespace(start).bincount(start[1:], minlength=n + 1)[:n])
 
     def weights(self, dtype: Any = np.float64) -> Array:
         """Return F of each entry: `weight`, or 1 / sqrt(length of its list)."""
