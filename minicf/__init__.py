@@ -6,7 +6,7 @@ from minicf import ops
 from minicf.data import Bags, Batch, Ratings, Vocabulary
 from minicf.files import FileError, load_weights, save_weights
 from minicf.losses import Logistic, Loss, SquaredError
-from minicf.models import Dot, DotBias, Hybrid, Model, Net, Parameter
+from minicf.models import Dot, DotBias, Hybrid, Model, Net, Parameter, SVDpp
 from minicf.optim import SGD, AdaGrad, Adam, Optimizer, RMSProp
 from minicf.registry import register
 from minicf.schedules import (
@@ -120,6 +120,7 @@ __all__ = [
     "Recommender",
     "ReduceLROnPlateau",
     "SGD",
+    "SVDpp",
     "Schedule",
     "Solver",
     "SquaredError",

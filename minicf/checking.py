@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from minicf.arguments import check_int, check_number
-from minicf.data.bags import Batch
+from minicf.data.bags import BAGS, Bags, Batch
 from minicf.losses import SQUARED_ERROR, Loss
 from minicf.models import Model, Parameter, Weights
 from minicf.solvers import loss_and_gradients
@@ -164,11 +164,12 @@ def check_gradients(
     if method not in ("auto", "full", "project"):
         raise ValueError(f"method is {method!r}; it must be 'auto', 'full' or 'project'")
     tolerance = check_number("tolerance", tolerance, above=0.0)  # anything is below an infinite one
-    parameters = model.parameters({"user": n_users, "item": n_items})
+    random = np.random.default_rng(check_int("seed", seed, 0))
+    bags, sizes = _bags(model, {"user": n_users, "item": n_items})
+    parameters = model.parameters(sizes)
     if method == "auto":
         method = "full" if sum(int(np.prod(p.shape)) for p in parameters.values()) <= FULL_LIMIT else "project"
 
-    random = np.random.default_rng(check_int("seed", seed, 0))
     w = {name: _scale(parameter) * random.normal(size=parameter.shape) for name, parameter in parameters.items()}
     user, item = _batch(random, n_users, batch), _batch(random, n_items, batch)
     target = random.uniform(1.0, 5.0, batch)
@@ -176,7 +177,7 @@ def check_gradients(
         loss.check_targets(target)
     except ValueError:  # a loss of targets from 0 to 1
         target = (target - 1.0) / 4.0
-    examples, masks = Batch(user, item, target), model.dropout_masks(seed, 1, batch, np.float64)
+    examples, masks = Batch(user, item, target, None, bags), model.dropout_masks(seed, 1, batch, np.float64)
     shares = model.head_weights
 
     def objective(name: str, value: np.ndarray) -> float:
@@ -213,6 +214,26 @@ def _batch(random: np.random.Generator, n: int, batch: int) -> np.ndarray:
     """Draw indices: rows repeat (pigeonhole: at most batch/2 different ones) and a third of them never occur."""
     named = random.permutation(n)[: max(1, min(2 * n // 3, batch // 2))]
     return random.choice(named, batch).astype(np.int32)
+
+
+def _bags(model: Model, sizes: dict[str, int]) -> tuple[dict[str, Bags], dict[str, int]]:
+    """Return bags for a model, and the sizes with theirs: row r has every (r mod 3 + 1)-th entry, row 0 none.
+
+    An entry is in several bags, and the last one in none.
+    """
+    bags: dict[str, Bags] = {}
+    for name in model.bags:
+        if name not in BAGS:
+            raise ValueError(f"{model} has the bag {name!r}; known are {list(BAGS)}")
+        side = BAGS[name]
+        other = "item" if side == "user" else "user"
+        n = sizes[other] if name.endswith("history") else 6
+        row, index = np.nonzero(np.arange(n - 1) % (np.arange(sizes[side])[:, None] % 3 + 1) == 0)
+        found = Bags.of(row[row > 0], index[row > 0], sizes[side], side)
+        if name.endswith("features"):
+            found = found._replace(weight=np.cos(np.arange(len(found.index)) + 1.0))
+        bags[name], sizes = found, sizes | {name: n}
+    return bags, sizes
 
 
 def _elements(shape: tuple[int, ...]) -> Iterator[np.ndarray]:

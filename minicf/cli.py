@@ -189,7 +189,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--output", required=True, metavar="FILE", help="file for the model, .npz")
     columns(sub)
     sub.add_argument("--titles", metavar="CSV", help="CSV file of items with the item column and 'title'")
-    sub.add_argument("--model", default="dot_bias", choices=("dot_bias", "dot", "net", "hybrid"), help="(dot_bias)")
+    sub.add_argument(
+        "--model", default="dot_bias", choices=("dot_bias", "dot", "svd++", "net", "hybrid"), help="(dot_bias)"
+    )
     sub.add_argument("--factors", type=int, metavar="K", help="length of an embedding (128)")
     sub.add_argument("--epochs", type=int, metavar="N", help="passes through the ratings (40; net and hybrid 10)")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of weights and order of ratings (0)")

@@ -8,6 +8,7 @@ Notation
 --------
 ==============  =========================================================================================
 B, U, I, K, H   sizes: examples in a batch, users, items, factors, hidden units
+Y, F, N(r)      a table with a row for each thing that bags hold, N(r) the bag of example r, F_rj the weight of j in it
 P, Q            the tables `user_factors` (U, K) and `item_factors` (I, K); p, q their rows of a batch (B, K)
 b, c            the tables `user_bias` (U,) and `item_bias` (I,)
 user, item      the batch's indices into the tables (B,); an index may occur several times
@@ -39,6 +40,7 @@ label   forward                                                  backward
 8       (F8) h = max(a, 0)                                       (B8) d_a = d_h [a > 0]
 9       (F9) L = 1/B sum (y - r)^2                               (B9) d_y = 2 (y - r) / B
 10      (F10) L = sum_h weight_h L_h over heads                  (B10) d_y of head h times weight_h; tables add up
+15      (F15) x_r = sum of F_rj Y[j] over j in N(r)              (B15) d_Y[j] = sum of F_rj d_x_r over r with j in N(r)
 ======  =======================================================  ==================================================
 
 There and back for one rating of 4 stars by a user (1, 2) of an item (3, -1): y = 1 is 3 too low, and each component
@@ -89,6 +91,39 @@ def gather_backward(d_rows: Array, index: Array, table: Array) -> Array:
     d_table = xp.zeros_like(table)
     xp.add.at(d_table, index, d_rows)
     return d_table
+
+
+def bag(table: Array, row: Array, index: Array, weight: Array, n: int) -> Array:
+    """(F15) Add up the rows of a table that each example's bag holds, weighted: (J, ...) -> (B, ...).
+
+    Parameters
+    ----------
+    table : array, shape (J, ...)
+        Y.
+    row, index, weight : arrays, shape (entries,)
+        r, j and F_rj of each entry of the bags. An empty bag has none, and the sum 0.
+    n : int
+        B.
+    """
+    x = namespace(table).zeros((n, *table.shape[1:]), table.dtype)
+    namespace(table).add.at(x, row, _column(weight, table) * table[index])
+    return x
+
+
+def bag_backward(d_x: Array, row: Array, index: Array, weight: Array, table: Array) -> Array:
+    """(B15) Send the derivative of each sum to all rows in it, each by its weight.
+
+    Derivation: x_r = sum_j F_rj Y[j] is linear in Y, and Y[j] reaches every x_r whose bag holds j, with slope F_rj. So
+    dL/dY[j] is the sum over these r of F_rj d_x_r: (B1) is the case of bags of one entry with weight 1.
+    """
+    d_table = namespace(table).zeros_like(table)
+    namespace(table).add.at(d_table, index, _column(weight, table) * d_x[row])
+    return d_table
+
+
+def _column(weight: Array, table: Array) -> Array:
+    """Shape weights of entries so that they multiply rows of a table."""
+    return weight.reshape(-1, *[1] * (table.ndim - 1))
 
 
 def dot(p: Array, q: Array) -> Array:

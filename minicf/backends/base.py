@@ -14,7 +14,7 @@ import numpy as np
 
 from minicf import rng
 from minicf.backends.state import State
-from minicf.data.bags import Batch
+from minicf.data.bags import Bags, Batch
 from minicf.models import Model, Weights
 from minicf.optim import Optimizer
 from minicf.schedules import Pace
@@ -44,6 +44,8 @@ class Program(State):
         Weights by name, and what the solver keeps beside them; changed in place.
     t : int
         The number of updates so far.
+    bags : mapping of name to Bags
+        The model's, of arrays of `xp`; see `hold`.
     pace : Pace
         The learning rates of the running epoch.
     """
@@ -60,6 +62,7 @@ class Program(State):
         self.model, self.solver, self.seed, self.dtype = model, solver, seed, np.dtype(dtype)
         self.parameters = model.parameters(model.sizes_of(weights))
         self.t, self.n_threads = 0, n_threads
+        self.bags: Mapping[str, Bags] = {}
         self.pace = Pace(0.0 if solver is None or solver.lr is None else solver.lr)
         self.allocate(weights)
 
@@ -67,6 +70,10 @@ class Program(State):
         """Make room for weights and state where the program computes, and copy the initial weights there."""
         self.w = {name: self.xp.array(weights[name], dtype=self.dtype) for name in self.parameters}
         self.slots = {} if self.solver is None else self.solver.init_state(self.w)
+
+    def hold(self, bags: Mapping[str, Bags]) -> None:
+        """Take the bags of the whole tables, which every batch without its own reads."""
+        self.bags = {name: one.on(self.xp) for name, one in bags.items()}
 
     # --- training --------------------------------------------------------------------------------------------
 
@@ -93,7 +100,8 @@ class Program(State):
             for name, value in (("target", batch.target), ("weight", batch.weight))
             if value is not None
         }
-        return batch._replace(user=self.xp.asarray(batch.user), item=self.xp.asarray(batch.item), **real)
+        bags = batch.bags or self.bags
+        return batch._replace(user=self.xp.asarray(batch.user), item=self.xp.asarray(batch.item), bags=bags, **real)
 
     def masks(self, batch: int) -> Any:
         """Return the dropout masks of the next step."""
@@ -101,11 +109,9 @@ class Program(State):
 
     def counts(self, batch: Batch) -> Weights:
         """Return for each table how many examples of the batch read each row."""
-        return {
-            name: self.xp.bincount(self.xp.asarray(batch.rows(parameter.rows)), minlength=parameter.shape[0])
-            for name, parameter in self.parameters.items()
-            if parameter.rows is not None
-        }
+        owners = {p.rows: p.shape[0] for p in self.parameters.values() if p.rows is not None}
+        counts = {key: self.xp.bincount(self.xp.asarray(batch.rows(key)), minlength=n) for key, n in owners.items()}
+        return {name: counts[p.rows] for name, p in self.parameters.items() if p.rows is not None}
 
     def measure(self, data: Batch) -> Progress:
         """Count one update; return the loss of a table of examples at the present weights, as a solver's progress."""
@@ -119,10 +125,10 @@ class Program(State):
 
     def predict(self, batch: Batch, head: str | None = None) -> np.ndarray:
         """Compute the model's outputs for pairs of indices, without dropout, as a host array of the program's dtype."""
-        out = np.empty(batch.size, self.dtype)
+        out, bags = np.empty(batch.size, self.dtype), batch.bags or self.bags
         for start in range(0, batch.size, 1 << 16):  # bounds the memory
             part = slice(start, start + (1 << 16))
-            pairs = Batch(self.xp.asarray(batch.user[part]), self.xp.asarray(batch.item[part]), None, None, batch.bags)
+            pairs = Batch(self.xp.asarray(batch.user[part]), self.xp.asarray(batch.item[part]), None, None, bags)
             out[part] = self._host(self.model.predict(self.w, pairs, head))
         return out
 
@@ -136,7 +142,7 @@ class Program(State):
         ----------
         optimizer : Optimizer
         counts : mapping of str to array
-            n_r by "user" and "item".
+            n_r by "user", "item" and the names of bags.
         """
         if optimizer.decay == "decoupled":
             return 0.0
@@ -149,7 +155,7 @@ class Program(State):
             squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
             side = self.parameters[name].rows
             if optimizer.decay == "per_rating" and side is not None:
-                squares *= counts[side] / max(counts[side].sum(), 1)
+                squares *= counts[side] / max(counts["user"].sum(), 1)
             total += 0.5 * decay * float(squares.sum())
         return total
 

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from minicf.ops import namespace
+
 if TYPE_CHECKING:
     from minicf.data.ratings import Ratings
+
+BAGS = {"user_history": "user", "item_history": "item", "user_features": "user", "item_features": "item"}
+"""The bags that `Trainer` fills, and whose they are: what a user rated, who rated an item, the features of each."""
 
 Array = Any
 """A NumPy or a CuPy array."""
@@ -18,7 +23,8 @@ Array = Any
 class Bags(NamedTuple):
     """Hold lists of indices in compressed rows: row r has ``index[start[r]:start[r + 1]]``.
 
-    Examples: the seen items of each user, the raters of each item.
+    Examples: the seen items of each user, the raters of each item, the genres of each item. The arrays are NumPy's or
+    CuPy's.
     """
 
     start: np.ndarray
@@ -27,15 +33,37 @@ class Bags(NamedTuple):
     """int32"""
     side: str = "user"
     """Whose rows the lists belong to, "user" or "item": which of a batch's indices picks lists."""
+    weight: np.ndarray | None = None
+    """F of each entry in (F15); None for 1 / sqrt(length of its list)."""
 
-    def take(self, rows: np.ndarray) -> Bags:
+    @property
+    def row(self) -> Array:
+        """(entries,) int64, the row of each entry."""
+        start = self.start - self.start[0]
+        n = int(start[-1])  # by counting ends of lists: CuPy's repeat takes no array of counts
+        return namespace(start).cumsum(namespace(start).bincount(start[1:], minlength=n + 1)[:n])
+
+    def weights(self, dtype: Any = np.float64) -> Array:
+        """Return F of each entry: `weight`, or 1 / sqrt(length of its list)."""
+        if self.weight is not None:
+            return self.weight[int(self.start[0]) : int(self.start[-1])].astype(dtype, copy=False)
+        return ((self.start[1:] - self.start[:-1])[self.row] ** -0.5).astype(dtype)
+
+    def take(self, rows: Array) -> Bags:
         """Select the lists of some rows, in that order; row -1 has an empty list."""
-        padded = np.append(self.start, self.start[-1])
-        first, sizes = self.start[rows], padded[np.asarray(rows) + 1] - self.start[rows]
-        sizes = np.where(np.asarray(rows) < 0, 0, sizes)
-        start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        at = np.arange(start[-1]) + np.repeat(first - start[:-1], sizes)
-        return Bags(start, self.index[at], self.side)
+        xp = namespace(self.start)
+        rows = xp.asarray(rows)
+        padded = xp.concatenate([self.start, self.start[-1:]])
+        sizes = xp.where(rows < 0, 0, padded[rows + 1] - self.start[rows])
+        start = xp.concatenate([xp.zeros(1, np.int64), xp.cumsum(sizes)]).astype(np.int64)
+        taken = Bags(start, self.index, self.side)
+        at = xp.arange(int(start[-1])) + (self.start[rows] - start[:-1])[taken.row]
+        return Bags(start, self.index[at], self.side, None if self.weight is None else self.weight[at])
+
+    def on(self, xp: Any) -> Bags:
+        """Return the bags with arrays of `xp`: NumPy's, or CuPy's."""
+        weight = None if self.weight is None else xp.asarray(self.weight)
+        return Bags(xp.asarray(self.start), xp.asarray(self.index), self.side, weight)
 
     @classmethod
     def of(cls, row: np.ndarray, index: np.ndarray, n_rows: int, side: str = "user") -> Bags:
@@ -45,6 +73,16 @@ class Bags(NamedTuple):
         pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]]
         start = np.concatenate([[0], np.cumsum(np.bincount(pairs >> 32, minlength=n_rows))]).astype(np.int64)
         return cls(start, (pairs & 0xFFFFFFFF).astype(np.int32), side)
+
+    @classmethod
+    def history(cls, ratings: Ratings, side: str) -> Bags:
+        """Collect what each user rated (side "user"), or who rated each item ("item")."""
+        mine, other = (ratings.user, ratings.item) if side == "user" else (ratings.item, ratings.user)
+        return cls.of(mine, other, ratings.n_users if side == "user" else ratings.n_items, side)
+
+    def read(self, counts: np.ndarray, n: int) -> np.ndarray:
+        """Return how many examples read each of `n` entries, given how many are of each row: int64 (n,)."""
+        return np.bincount(self.index, counts[self.row], minlength=n).astype(np.int64)
 
     @classmethod
     def empty(cls, n_rows: int) -> Bags:
@@ -73,7 +111,8 @@ class Batch(NamedTuple):
     weight: Array = None
     """(B,) weights of the examples in the loss; None for 1 each."""
     bags: Mapping[str, Bags] = MappingProxyType({})
-    """Lists of the whole tables by name, in host memory: the batch's rows of them are taken by `rows`."""
+    """Lists of the whole tables by name, arrays of the kind that `user` is: the batch's rows of them are taken by
+    `rows`."""
 
     @classmethod
     def of(cls, ratings: Ratings, bags: Mapping[str, Bags] = MappingProxyType({})) -> Batch:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from minicf.data.bags import Bags
 from minicf.data.checks import frozen, id_values, plural, shown
 from minicf.data.ids import Vocabulary
 
@@ -147,6 +148,10 @@ class Features:
         out = np.zeros((len(self), *weights.shape[1:]), weights.dtype)
         np.add.at(out, self.rows, self.value.reshape(-1, *[1] * (weights.ndim - 1)) * weights[self.index])
         return out
+
+    def bags(self, side: str) -> Bags:
+        """Return the entries as weighted bags of a side, "user" or "item"."""
+        return Bags(self.start, self.index, side, self.value)
 
     @property
     def rows(self) -> NDArray[np.int64]:

@@ -27,9 +27,9 @@ class Parameter(NamedTuple):
     shape: tuple[int, ...]
     """At least one dimension: a single number has shape (1,)."""
     rows: str | None = None
-    """"user" or "item" for a table with a row for each of them, the name of a bag for a table with a row for each of
-    its entries, None for a dense weight, which every example reads.
-    (`Trainer` fills no bags yet.)"""
+    """"user" or "item" for a table with a row for each of them, the name of a bag for a table with a row for each thing
+    that such bags hold, None for a dense weight, which every example reads. `Trainer` fills "user_history" and
+    "item_history" from the training ratings; "user_features" and "item_features" it is given."""
     init: Init = ("uniform", -0.01, 0.01)
 
 
@@ -42,7 +42,7 @@ class Parameters:
         Parameters
         ----------
         sizes : mapping of str to int
-            Number of users ("user"), of items ("item"), and of the entries of each bag, by its name.
+            Number of users ("user"), of items ("item"), and of what each bag chooses from, by its name.
         """
         raise NotImplementedError
 
@@ -68,6 +68,12 @@ class Parameters:
                 found.setdefault(parameter.rows, len(weights[name]))  # the first table decides: the others must fit it
         return asked | found
 
+    @property
+    def bags(self) -> tuple[str, ...]:
+        """The names of the bags that the model reads."""
+        rows = {parameter.rows: None for parameter in self.parameters(ONES).values()}
+        return tuple(name for name in rows if name not in (None, "user", "item"))
+
     def tables(self, side: str) -> list[str]:
         """Return the names of the weights with a row for each user, or item."""
         return [name for name, parameter in self.parameters(ONES).items() if parameter.rows == side]
@@ -88,14 +94,14 @@ class Parameters:
             weights[name] = draw.reshape(parameter.shape)
         return weights
 
-    def summary(self, n_users: int, n_items: int) -> pd.DataFrame:
+    def summary(self, n_users: int, n_items: int, **bags: int) -> pd.DataFrame:
         """Print and return the table of weights: name, shape, number of parameters.
 
         Returns
         -------
         DataFrame with columns weight, shape, parameters; the total is ``frame.parameters.sum()``.
         """
-        shapes = self.shapes(n_users, n_items)
+        shapes = self.shapes(n_users, n_items, **bags)
         table = pd.DataFrame(
             [(name, shape, math.prod(shape)) for name, shape in shapes.items()],  # Python's ints do not overflow
             columns=["weight", "shape", "parameters"],

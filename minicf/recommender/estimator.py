@@ -59,15 +59,17 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
 
     Parameters
     ----------
-    model : "dot_bias", "dot", "net", "hybrid" or Model
-        A model object is used as it is, except that a `global_mean` of 0 becomes the mean rating.
+    model : "dot_bias", "dot", "svd++", "net", "hybrid" or Model
+        A model object is used as it is, except that a `global_mean` of 0 becomes the mean rating. "svd++" trains
+        `SVDpp` and keeps what that became, a `DotBias`.
     n_factors : int, optional
         K, for a model given by name; by default 128, and 7 for Gibbs sampling, whose average over samples is a model of
         16 factors, or of K where that is more.
     solver : "auto", "sgd", "adam", "gibbs" or Solver
-        "auto": Adam for nets. For "dot_bias" and "dot" Gibbs sampling, unless something is given that it does not have
-        (`optimizer` … `regularization`, and `sample_weight`, `valid` and `callbacks` of `fit`), or it would take more
-        than about a minute or a gigabyte (`settings.GIBBS_SECONDS`, `GIBBS_BYTES`): then SGD. The choice is logged.
+        "auto": SGD for "svd++" and Adam for nets. For "dot_bias" and "dot" Gibbs sampling, unless something is given
+        that it does not have (`optimizer` … `regularization`, and `sample_weight`, `valid` and `callbacks` of `fit`),
+        or it would take more than about a minute or a gigabyte (`settings.GIBBS_SECONDS`, `GIBBS_BYTES`): then SGD.
+        The choice is logged.
     optimizer : Optimizer, optional
         For solver="sgd" or "adam", in place of the default one.
     epochs, batch_size : int, optional
@@ -286,8 +288,8 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
             ratings = inside
         seed = seed_of(self.random_state)
         self.mean_, self.std_ = moments(ratings)
-        self.unit_ = self.std_ if settings.named and type(settings.model) in (Dot, DotBias) else 1.0
-        self.model_ = centered(settings.model, self.mean_)
+        self.unit_ = self.std_ if settings.named and type(settings.kept) in (Dot, DotBias) else 1.0
+        self.model_ = centered(settings.kept, self.mean_)
         self.users_, self.items_, self.titles_ = ratings.users, ratings.items, ratings.titles
         held = None if valid is None else self.inputs.validation(valid)
         self.n_ratings_ = len(ratings)

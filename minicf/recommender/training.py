@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from minicf.data import Ratings
-from minicf.models import Model
-from minicf.recommender.settings import Settings, sampling_backend
+from minicf.models import Model, SVDpp
+from minicf.recommender.settings import Settings, for_model, sampling_backend
 from minicf.recommender.units import Units
-from minicf.solvers import Gibbs, Posterior
+from minicf.solvers import Gibbs, Gradient, Posterior
 from minicf.train import EarlyStopping, Trainer
 
 log = logging.getLogger("minicf")
@@ -103,7 +104,8 @@ def train(
     ratings : Ratings
         In stars.
     model : Model
-        In stars; `settings` has the model before the mean rating was put in.
+        In stars; `settings` has the model before the mean rating was put in. Where that is an `SVDpp`, and training
+        starts anew, it is trained, and this model, without bags, gets what it became.
     units : Units
     settings : Settings
     seed : int
@@ -128,9 +130,17 @@ def train(
             rows, held = rows.split(settings.validation_fraction, seed)
     if isinstance(callbacks, Iterable) and not isinstance(callbacks, str):  # else the trainer refuses them
         callbacks = [*own, *callbacks]
+    trained, solver, bagged = units.model(model), settings.solver, settings.model
+    order: Any = "tiles" if len(rows) >= MIN_TILED else True
+    if isinstance(bagged, SVDpp):
+        if weights is None:
+            trained = replace(bagged, rating_range=trained.rating_range, global_mean=trained.global_mean)
+            order = "sides"
+        elif isinstance(solver, Gradient):  # what became of it goes on, without the tables of bags
+            solver = replace(solver, optimizer=for_model(solver.optimizer, trained), lr_factors=None)
     trainer = Trainer(
-        units.model(model),
-        settings.solver,
+        trained,
+        solver,
         backend=settings.backend,
         seed=seed,
         weights=None if weights is None else units.weights(model, weights),
@@ -138,9 +148,12 @@ def train(
     )
     shuffle: Any = None  # a solver that was given has an order of its own
     if settings.ordered:
-        shuffle = "tiles" if trainer.batch_size == 1 and len(rows) >= MIN_TILED else True
+        shuffle = order if trainer.batch_size == 1 else True
     trainer.fit(
-        rows, held, settings.epochs, settings.schedule, shuffle=shuffle, callbacks=callbacks,
+        rows, held, settings.epochs, settings.schedule, callbacks=callbacks, shuffle=shuffle,
         progress=None if settings.verbose else False,
     )  # fmt: skip
-    return Trained(model, units.stars(model, trainer.weights), units.history(trainer.history.frame()))
+    found = trainer.weights
+    if isinstance(trained, SVDpp):
+        found = trained.collapsed(found, trainer.bags)[1]
+    return Trained(model, units.stars(model, found), units.history(trainer.history.frame()))

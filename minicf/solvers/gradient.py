@@ -17,13 +17,14 @@ import numpy as np
 
 from minicf import rng
 from minicf.arguments import check_decay, check_int, check_number
-from minicf.data.bags import Batch
+from minicf.data.bags import BAGS, Batch
 from minicf.data.ratings import Ratings
 from minicf.losses import SQUARED_ERROR, Loss
-from minicf.models import Model, Weights
+from minicf.models import Model, Parameter, Weights
 from minicf.ops import Array, namespace
 from minicf.optim import Optimizer
 from minicf.registry import register
+from minicf.sides import Sides
 from minicf.solvers.base import Part, Progress, Solver
 from minicf.tiles import Tiles
 
@@ -35,6 +36,9 @@ _NORM_EPS = 1e-6
 
 _TILED_PER_CALL = 4 << 20
 """Ratings in tiles that a part holds: a tenth of a second, after which Ctrl-C is heard."""
+
+_ORDERS: dict[Any, Any] = {"tiles": Tiles, "sides": Sides}
+"""Layouts of a table for online SGD, by their names as a `shuffle`."""
 
 
 @register
@@ -48,10 +52,12 @@ class Gradient(Solver):
     loss : Loss
     batch_size : int
         B, the number of examples a step.
-    shuffle : bool or "tiles"
+    shuffle : bool, "tiles" or "sides"
         A new order each epoch, a function of the seed and the epoch; False takes the rows as they stand. "tiles", for
         online SGD (``batch_size=1``), is an order in which threads can share the work (see `minicf.tiles`): the
         ratings are laid out once, an epoch shuffles the rounds, and the learning rate moves from round to round.
+        "sides", for online SGD of models with bags, goes user by user in one epoch and item by item in the next (see
+        `minicf.sides`), with a learning rate a user, or item; the tables of the other side's bags have the rate 0.
     clip_value, clip_norm : float, optional
         c in (L1) and in (L2): limits of each element of the gradient, and of its length over all weights.
     lr_factors : dict of float by weight name, optional
@@ -65,7 +71,16 @@ class Gradient(Solver):
     (L2) g <- min(1, c / (|g| + 1e-6)) g, with |g| the root of the sum of squares of all elements of all weights
     (torch.nn.utils.clip_grad_norm_; Pascanu, Mikolov and Bengio 2013). After (L1), where both are given.
     (L3) lr_name = factor_name lr, in the step and in decoupled weight decay.
-    None of these has compiled kernels: with any of them every backend runs composed of array operations.
+    None of these has compiled kernels, but for (L3) with "sides": with any of them every backend runs composed of array
+    operations.
+
+    With "sides", all ratings of user u follow one another. One of them has the gradient d of p = P[u] + x, x = sum_j
+    F_j Y_j (F15), and plain SGD takes Y_j to (1 - eta lambda) Y_j - eta F_j d for every j of the same bag (B15), (U2).
+    So while it lasts, Y_j = rho Y'_j + F_j a, with Y'_j what it was before, rho = 1 and a = 0 at first, and
+    (S1) a <- (1 - eta lambda) a - eta d, rho <- (1 - eta lambda) rho, x = rho x' + S a, with S = sum_j F_j^2, which is
+    1 for a history: a rating moves two vectors and not the whole bag;
+    (S2) Y_j <- rho Y_j + F_j a, once, after the user's last rating.
+    This is the batch of one, rating by rating, and no approximation.
     """
 
     optimizer: Optimizer
@@ -83,13 +98,15 @@ class Gradient(Solver):
             raise TypeError(f"loss is {self.loss!r}; it must be a Loss such as SquaredError() or Logistic()")
         object.__setattr__(self, "batch_size", check_int("batch_size", self.batch_size, 1))
         shuffle = self.shuffle
-        if not (isinstance(shuffle, bool | np.bool_) or (isinstance(shuffle, str) and shuffle == "tiles")):
-            raise ValueError(f"shuffle is {shuffle!r}; it must be True, False or 'tiles'")
+        if not (isinstance(shuffle, bool | np.bool_) or (isinstance(shuffle, str) and shuffle in _ORDERS)):
+            raise ValueError(f"shuffle is {shuffle!r}; it must be True, False or one of {list(_ORDERS)}")
         object.__setattr__(
             self, "shuffle", shuffle if isinstance(shuffle, str) else bool(shuffle)
         )  # not NumPy's, for files
-        if shuffle == "tiles" and self.batch_size != 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be 1 for shuffle='tiles', which is online SGD")
+        if shuffle in _ORDERS and self.batch_size != 1:
+            raise ValueError(
+                f"batch_size is {self.batch_size}; it must be 1 for shuffle={shuffle!r}, which is online SGD"
+            )
 
         for name in ("clip_value", "clip_norm"):
             if getattr(self, name) is not None:
@@ -125,12 +142,15 @@ class Gradient(Solver):
     def ordered(self, shuffle: bool | str) -> Gradient:
         return replace(self, shuffle=shuffle)
 
-    def prepare(self, ratings: Ratings) -> Batch | Tiles:
+    def prepare(self, ratings: Ratings) -> Batch | Tiles | Sides:
         self.loss.check_targets(ratings.rating)
-        return Tiles.of(ratings) if self.shuffle == "tiles" else Batch.of(ratings)
+        return _ORDERS[self.shuffle].of(ratings) if isinstance(self.shuffle, str) else Batch.of(ratings)
 
-    def parts(self, data: Batch | Tiles, seed: int, epoch: int, program: Program) -> Iterator[Part]:
-        if isinstance(data, Tiles):
+    def parts(self, data: Batch | Tiles | Sides, seed: int, epoch: int, program: Program) -> Iterator[Part]:
+        if isinstance(data, Sides):
+            (kind, order), size = data.rows(seed, epoch), 1
+            per_part = max(1, len(order) * _TILED_PER_CALL // len(data))
+        elif isinstance(data, Tiles):
             kind, order, size = "tiles", data.rounds(seed, epoch), 1
             per_part = max(1, data.n_blocks * _TILED_PER_CALL // len(data))
         else:
@@ -138,21 +158,25 @@ class Gradient(Solver):
             kind, size = "batches", self.batch_size
             order = program.order(seed, epoch, n) if self.shuffle else np.arange(n, dtype=np.int32)
             per_part = program.steps_per_call(size)
-        steps = -(-len(order) // size)  # of one learning rate each: batches, or rounds of tiles
+        steps = -(-len(order) // size)  # of one learning rate each: batches, rounds of tiles, users
         for first in range(0, steps, per_part):
             last = min(first + per_part, steps)
             pace = program.pace
             rows = order[first * size : last * size]
             yield Part(kind, rows, pace.rates(first, last, steps), pace.momenta(first, last, steps))
 
-    def run(self, program: Program, data: Batch | Tiles, part: Part) -> Progress:
+    def run(self, program: Program, data: Batch | Tiles | Sides, part: Part) -> Progress:
         rows, size = part.rows, self.batch_size
         moved: list[Any] = [part.rates, math.nan if part.momenta is None else part.momenta]
         if isinstance(data, Tiles):  # one example after another; a learning rate a round
             table, rows, size = data.table, data.order(part.rows), 1
             moved = [np.repeat(np.broadcast_to(x, part.rows.shape), data.sizes(part.rows)) for x in moved]
+        elif isinstance(data, Sides):
+            table, rows, size = data.table, data.order(part.kind, part.rows), 1
+            moved = [np.repeat(np.broadcast_to(x, part.rows.shape), data.sizes(part.kind, part.rows)) for x in moved]
         else:
             table = data
+        still = resting(program.parameters, part.kind) if isinstance(data, Sides) else frozenset()
         steps = -(-len(rows) // size)
         rates, momenta = (np.broadcast_to(np.asarray(x, np.float64), (steps,)) for x in moved)
         total, n = np.zeros(len(program.model.heads)), 0
@@ -168,7 +192,7 @@ class Gradient(Solver):
                 if not np.isfinite(losses).all():
                     return Progress(total, n, i, float(rates[i]))
                 program.t = t
-                grads, rate = self._clipped(grads), self._rate(grads, float(rates[i]))
+                grads, rate = self._clipped(grads), self._rate(grads, float(rates[i]), still)
                 optimizer.step(program.w, grads, program.slots, t, rate, program.counts(batch), batch.size)
             total += losses * batch.size
             n += batch.size
@@ -186,13 +210,21 @@ class Gradient(Solver):
                 grads = {name: share * g for name, g in grads.items()}  # (L2)
         return grads
 
-    def _rate(self, names: Iterable[str], lr: float) -> float | dict[str, float]:
-        """(L3)."""
-        return {name: lr * self.lr_factors.get(name, 1.0) for name in names} if self.lr_factors else lr
+    def _rate(self, names: Iterable[str], lr: float, still: frozenset[str]) -> float | dict[str, float]:
+        """(L3), and 0 for tables that rest."""
+        if not self.lr_factors and not still:
+            return lr
+        factors = self.lr_factors or {}
+        return {name: 0.0 if name in still else lr * factors.get(name, 1.0) for name in names}
 
     def penalty(self, program: Program, counts: Mapping[str, np.ndarray]) -> float:
         """Return the function whose gradient the weight decay adds; see `Program.penalty`."""
         return program.penalty(self.optimizer, counts)
+
+
+def resting(parameters: Mapping[str, Parameter], side: str) -> frozenset[str]:
+    """Return the tables that rest while "sides" goes along the rows of a side: those of the other side's bags."""
+    return frozenset(name for name, p in parameters.items() if p.rows in BAGS and BAGS[p.rows] != side)
 
 
 def loss_and_gradients(

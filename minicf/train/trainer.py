@@ -19,15 +19,18 @@ from minicf import files, registry, rng
 from minicf.arguments import check_bool, check_int, check_number, check_unmasked
 from minicf.backends import get_backend
 from minicf.backends.base import Program
-from minicf.data import Batch, Ratings, Vocabulary
-from minicf.losses import SQUARED_ERROR, Loss
+from minicf.data import Bags, Batch, Features, Ratings, Vocabulary
+from minicf.data.bags import BAGS
+from minicf.losses import Loss
 from minicf.models import Model
 from minicf.optim import Optimizer
 from minicf.schedules import Pace, Schedule
 from minicf.solvers import Gradient, Part, Solver
 from minicf.threads import limit_blas
 from minicf.train.averaging import WeightAverage
+from minicf.train.bags import bag_sizes, check_features, fill, from_arrays, to_arrays
 from minicf.train.callbacks import Callback, Checkpoint, EarlyStopping
+from minicf.train.checks import as_solver, check_one_split, check_ratings, dtype_name, indices, listed
 from minicf.train.console import Interruptible, progress_bar
 from minicf.train.history import DivergenceError, History, LRFind
 from minicf.train.restored import check_state, checked_rows
@@ -41,7 +44,7 @@ class Trainer:
     Parameters
     ----------
     model : Model
-        `Dot`, `DotBias`, `Net`, `Hybrid`, or one of your own.
+        `Dot`, `DotBias`, `SVDpp`, `Net`, `Hybrid`, or one of your own.
     solver : Optimizer or Solver
         An optimizer, `SGD` or `Adam` or one of your own, stands for ``Gradient(optimizer, loss, batch_size)``.
     loss : Loss, optional
@@ -62,6 +65,9 @@ class Trainer:
         The largest number of threads, BLAS's included, where a backend uses several; by default as many as there are
         cores to run on, or fewer where ``OMP_NUM_THREADS`` or ``NUMBA_NUM_THREADS`` says so. The result does not
         depend on it.
+    user_features, item_features : Features, optional
+        For a model that reads them, such as ``SVDpp(features="item")``: a row for each user, or item, in the order of
+        the tables.
     optimizer : Optimizer, optional
         The name that `solver` had in version 0.1; deprecated.
 
@@ -75,6 +81,9 @@ class Trainer:
         Copies of the present weights, by name.
     validates : bool
         Whether the running, or last, `fit` has validation ratings.
+    bags : dict of Bags by name
+        What the model reads beside a pair, for a model that does: features, and histories from the training ratings of
+        the latest `fit`; all predictions go by these.
     users, items : Vocabulary or None
         The ids behind the rows of the tables, from the first table of ratings. Other tables must have the same.
 
@@ -105,6 +114,8 @@ class Trainer:
         seed: int = 0,
         weights: Mapping[str, np.ndarray] | None = None,
         n_threads: int | None = None,
+        user_features: Features | None = None,
+        item_features: Features | None = None,
         optimizer: Optimizer | None = None,
     ) -> None:
         if optimizer is not None:
@@ -116,9 +127,9 @@ class Trainer:
             raise TypeError(f"model is {model!r}; it must be a minicf model such as DotBias(50)")
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise ValueError(f"seed is {seed!r}; it must be a whole number")
-        self.model, self.solver = model, _solver(solver, loss, batch_size)
+        self.model, self.solver = model, as_solver(solver, loss, batch_size)
         self.solver.check(model)
-        self.dtype, self.seed = _dtype_name(dtype), int(seed)
+        self.dtype, self.seed = dtype_name(dtype), int(seed)
         self.n_threads = None if n_threads is None else check_int("n_threads", n_threads, 1)
         self.history = History(metric=self.solver.loss.metric)
         self.epoch = 0
@@ -133,6 +144,8 @@ class Trainer:
             )
         self._pace = Pace(math.nan if self.solver.lr is None else self.solver.lr)
         self._given = self._match(weights)
+        self._features = check_features(model, {"user_features": user_features, "item_features": item_features})
+        self.bags: dict[str, Bags] = {name: one.bags(BAGS[name]) for name, one in self._features.items()}
         self._fingerprints: dict[str, str] = {}
         self._program: Program | None = None
         self._callbacks: tuple[Any, ...] = ()
@@ -180,14 +193,17 @@ class Trainer:
         vocabularies = {"user": ratings.users, "item": ratings.items}
         sizes = {side: len(vocabulary) for side, vocabulary in vocabularies.items()}
         if self._program is None:
-            found = self.model.sizes_of(self._given, sizes)
-            if found != sizes:
+            whole = sizes | bag_sizes(self.model, sizes, self._features)
+            found = self.model.sizes_of(self._given, whole)
+            if found != whole:
                 raise ValueError(
                     f"the given weights are for {found['user']} users and {found['item']} items, "
                     f"the ratings have {sizes['user']} and {sizes['item']}"
+                    if {side: found[side] for side in sizes} != sizes
+                    else f"the given weights are for {found}, ratings and features have {whole}"
                 )
-            self._compile(sizes)
-        elif sizes != self._sizes:
+            self._compile(whole)
+        elif sizes != {side: self._sizes[side] for side in sizes}:
             raise ValueError(
                 f"this trainer was made for {self._sizes['user']} users and {self._sizes['item']} items, the ratings "
                 f"have {sizes['user']} and {sizes['item']}; ratings of one split share their vocabularies"
@@ -199,9 +215,19 @@ class Trainer:
 
     def _compile(self, sizes: Mapping[str, int]) -> None:
         uniform = self._backend.uniform  # compiled where there is such, of the same bits
-        start = self.model.init_weights(sizes["user"], sizes["item"], self.seed, uniform) | self._given
+        bags = {name: n for name, n in sizes.items() if name not in ("user", "item")}
+        start = self.model.init_weights(sizes["user"], sizes["item"], self.seed, uniform, **bags) | self._given
         self._program = self._backend.compile(self.model, self.solver, start, self.seed, self.dtype, self.n_threads)
         self._given, self._sizes = {}, dict(sizes)
+
+    def _fill(self, program: Program, train: Ratings) -> None:
+        """Fill the model's bags from training ratings."""
+        self.bags = fill(self.model, train, self.bags)
+        program.hold(self.bags)
+
+    def _check_bags(self) -> None:
+        if missing := [name for name in self.model.bags if name not in self.bags]:
+            raise RuntimeError(f"no {', '.join(missing)} yet: call fit first, which collects them from its ratings")
 
     def _check_ids(self, side: str, vocabulary: Vocabulary) -> None:
         """Remember the ids of the first table; refuse one of other ids, even where their number agrees."""
@@ -268,9 +294,9 @@ class Trainer:
         epochs : int
         schedule : Schedule, optional
             Moves the learning rate around `lr`; see `minicf.schedules` for how it goes on over several calls.
-        shuffle : bool or "tiles", optional
+        shuffle : bool, "tiles" or "sides", optional
             The order of examples in this call, see `Gradient`: a new one each epoch (True), the rows as they stand
-            (False), or, for online SGD, by tiles. By default the solver's: True unless it says otherwise.
+            (False), or, for online SGD, by tiles or sides. By default the solver's: True unless it says otherwise.
         callbacks : iterable of Callback
         progress : bool, optional
             Show a bar on stderr; by default where that is a terminal.
@@ -289,14 +315,15 @@ class Trainer:
         """
         epochs = check_int("epochs", epochs, 0)
         progress = None if progress is None else check_bool("progress", progress)
-        _check_ratings("train", train)
+        check_ratings("train", train)
         if valid is not None:
-            _check_ratings("valid", valid)
-            _check_one_split(train, valid)
+            check_ratings("valid", valid)
+            check_one_split(train, valid)
         solver = self.solver if shuffle is None else self.solver.ordered(shuffle)
         if schedule is not None and solver.lr is None:
             raise ValueError(f"schedule is {schedule!r}; {type(solver).__name__} has no learning rate: leave it out")
         program = self._prepare(train)
+        self._fill(program, train)
         if epochs == 0:
             return self.history
         data = solver.prepare(train)
@@ -305,8 +332,9 @@ class Trainer:
         self.validates = valid is not None
         self._pace.follow(schedule, epochs)
         counts = {"user": train.user_counts(), "item": train.item_counts()}
+        counts |= {name: one.read(counts[one.side], self._sizes[name]) for name, one in self.bags.items()}
         # Checkpoints last, so that they hold what the other callbacks made of the epoch.
-        self._callbacks = tuple(sorted(_listed(callbacks), key=lambda callback: isinstance(callback, Checkpoint)))
+        self._callbacks = tuple(sorted(listed(callbacks), key=lambda callback: isinstance(callback, Checkpoint)))
         self._resume_callbacks()
         metric = solver.loss.metric
         # Each callback that began ends, whatever the others raise.
@@ -425,10 +453,11 @@ class Trainer:
         array of the trainer's dtype, shape (n,); a float for two single indices
         """
         program = self.program
+        self._check_bags()
         self.model.check_head(head)
         single = np.ndim(user) == 0 and np.ndim(item) == 0
-        u = _indices("user", user, self._sizes["user"])
-        v = _indices("item", item, self._sizes["item"])
+        u = indices("user", user, self._sizes["user"])
+        v = indices("item", item, self._sizes["item"])
         if u.shape != v.shape:
             raise ValueError(f"user has {len(u)} indices and item {len(v)}; they are pairs, of equal number")
         with limit_blas(self.n_threads):
@@ -444,8 +473,9 @@ class Trainer:
             With squared error: mse, rmse (its root) and mae; with the logistic loss: log_loss and accuracy; for a
             hybrid also the mean loss of each head, ``mse_net``.
         """
-        _check_ratings("ratings", ratings)
+        check_ratings("ratings", ratings)
         program = self._prepare(ratings)
+        self._check_bags()
         loss, metric = self.solver.loss, self.solver.loss.metric
         pairs = Batch(ratings.user, ratings.item)
         with limit_blas(self.n_threads):
@@ -480,10 +510,11 @@ class Trainer:
         if not 0 < low < high:
             raise ValueError(f"low is {low!r} and high {high!r}; 0 < low < high is needed")
         steps = check_int("steps", steps, 2)
-        _check_ratings("train", train)
+        check_ratings("train", train)
         if self.batch_size is None:
             raise ValueError(f"{type(self.solver).__name__} has no learning rate to be found")
         program = self._prepare(train)
+        self._fill(program, train)
         data, size = self.solver.ordered(True).prepare(train), self.batch_size
         before = program.snapshot()
         rates = np.geomspace(low, high, steps)
@@ -516,7 +547,7 @@ class Trainer:
         """Write a checkpoint with all that resuming needs; `path` is replaced whole or not at all.
 
         It holds the model, the solver and its state, the weights, the learning rate, where the schedule stands, the
-        history, fingerprints of the ids, and what the callbacks of the running or last `fit` hold.
+        history, the bags, fingerprints of the ids, and what the callbacks of the running or last `fit` hold.
 
         Raises
         ------
@@ -539,6 +570,7 @@ class Trainer:
         }
         arrays = {f"weights.{name}": value for name, value in program.weights().items()}
         arrays |= {f"state.{name}": value for name, value in program.state().items()}
+        arrays |= {f"bags.{name}": value for name, value in to_arrays(self.bags).items()}
         for key, state in held.items():
             arrays |= {f"callback.{key}.{name}": value for name, value in state[1].items()}
         files.write(path, "checkpoint", json.loads(json.dumps(header)), arrays)
@@ -580,6 +612,8 @@ class Trainer:
             state = files.section(arrays, "state")
             check_state(state, trainer.program.state())
             trainer.program.load(weights, state)
+            trainer.bags = from_arrays(files.section(arrays, "bags"), trainer.model, trainer._sizes)
+            trainer.program.hold(trainer.bags)
             trainer.epoch = check_int("epoch", header["epoch"], 0)
             trainer.history.rows = checked_rows(header["history"], trainer.epoch, trainer.history.metric)
             trainer._fingerprints = dict(header.get("ids", {}))
@@ -607,70 +641,6 @@ class Trainer:
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------
-
-
-def _solver(given: Any, loss: Loss | None, batch_size: int | None) -> Solver:
-    if isinstance(given, Optimizer):
-        return Gradient(given, SQUARED_ERROR if loss is None else loss, 64 if batch_size is None else batch_size)
-    if not isinstance(given, Solver):
-        raise TypeError(f"solver is {given!r}; it must be an optimizer, SGD(...) or Adam(...), or a Solver")
-    for name, value in (("loss", loss), ("batch_size", batch_size)):
-        if value is not None:
-            raise ValueError(f"{name} is {value!r}; it goes with an optimizer, and a solver has its own: Gradient(...)")
-    return given
-
-
-def _check_ratings(name: str, ratings: Any) -> None:
-    if not isinstance(ratings, Ratings):
-        raise TypeError(
-            f"{name} is a {type(ratings).__name__}; it must be Ratings, made by Ratings.from_frame(frame) or "
-            "load_movielens()"
-        )
-    if len(ratings) == 0:
-        raise ValueError(f"{name} holds no ratings")
-
-
-def _check_one_split(train: Ratings, valid: Ratings) -> None:
-    if (valid.n_users, valid.n_items) != (train.n_users, train.n_items):
-        raise ValueError(
-            f"train has {train.n_users} users and {train.n_items} items, valid has {valid.n_users} and "
-            f"{valid.n_items}; both must come from one split"
-        )
-    if not (train.users.matches(valid.users) and train.items.matches(valid.items)):
-        raise ValueError("train and valid have other ids, though as many; both must come from one split")
-
-
-def _dtype_name(dtype: Any) -> str:
-    try:
-        name = "" if dtype is None else np.dtype(dtype).name  # None would be NumPy's default
-    except TypeError:
-        name = ""
-    if name not in ("float16", "float32", "float64"):
-        raise ValueError(f"dtype is {dtype!r}; it must be 'float32' or 'float64', or 'float16' on a GPU")
-    return name
-
-
-def _listed(callbacks: Any) -> list[Any]:
-    """Return callbacks as a list; an object with none of their methods would be ignored in silence."""
-    methods = ("on_fit_begin", "on_epoch_begin", "on_part_end", "on_epoch_end", "on_fit_end")
-    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks is {callbacks!r}; it must be a list of callbacks")
-    listed = list(callbacks)
-    for callback in listed:
-        if isinstance(callback, type) or not any(hasattr(callback, name) for name in methods):
-            raise TypeError(f"callbacks has {callback!r}; a callback is an object with a method of {methods}")
-    return listed
-
-
-def _indices(name: str, values: Any, limit: int) -> np.ndarray:
-    check_unmasked(name, values)
-    array = np.atleast_1d(np.asarray(values))
-    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
-        raise TypeError(f"{name} must be an index or a one-dimensional array of indices (whole numbers)")
-    if array.size and not (0 <= array.min() and array.max() < limit):
-        bad = array[(array < 0) | (array >= limit)][0]
-        raise IndexError(f"{name} index {bad} is out of range: the table has {limit} rows, 0 … {limit - 1}")
-    return array.astype(np.int32)
 
 
 def _call(callback: Any, method: str, *arguments: Any) -> Any:

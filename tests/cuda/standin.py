@@ -376,6 +376,10 @@ def make() -> types.ModuleType:
     def add_at(target: ndarray, index: ndarray, values: ndarray) -> None:
         np.add.at(_bare(target), _bare(index), _bare(values))
 
+    def unique(x: ndarray, return_inverse: bool) -> tuple[ndarray, ...]:
+        return tuple(map(ndarray, np.unique(_bare(x), return_inverse=return_inverse)))
+
+    cupy.unique = unique  # type: ignore[attr-defined]
     cupy.linalg = types.SimpleNamespace(solve=lambda a, b: ndarray(np.linalg.solve(_bare(a), _bare(b))))  # type: ignore[attr-defined]
     cupy.add = types.SimpleNamespace(at=add_at)  # type: ignore[attr-defined]
     cupy.cuda = types.ModuleType("cupy.cuda")  # type: ignore[attr-defined]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from minicf.backends import base
-from minicf.data.bags import Batch
+from minicf.data.bags import Bags, Batch
 from minicf.models import Weights
 from minicf.solvers import Part, Progress
 
@@ -21,6 +22,10 @@ class Composed(base.Program):
         self.xp = cupy
         self._device = cupy.cuda.Device()
         super().allocate(weights)
+
+    def hold(self, bags: Mapping[str, Bags]) -> None:
+        with self._device:
+            super().hold(bags)
 
     def run(self, data: Any, part: Part) -> Progress:
         with self._device:

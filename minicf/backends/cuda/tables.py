@@ -18,6 +18,7 @@ from minicf.data.bags import Batch
 from minicf.losses import SQUARED_ERROR
 from minicf.models import Weights
 from minicf.optim import SGD, Adam, Optimizer
+from minicf.sides import Sides
 from minicf.solvers import Part, Progress
 from minicf.tiles import Tiles as TiledRatings
 
@@ -330,6 +331,9 @@ class Tables(base.Program):
                 rows = part.rows.get() if isinstance(part.rows, self.xp.ndarray) else part.rows
                 self._version += 1
                 return super().run(data, part._replace(rows=rows))
+        if isinstance(data, Sides):
+            rates = np.repeat(np.broadcast_to(part.rates, part.rows.shape), data.sizes(part.kind, part.rows))
+            return self._run_batches(data.table, data.order(part.kind, part.rows), 1, rates)
         if isinstance(data, TiledRatings):
             if self._updates_only_rated_rows:
                 return self._run_rounds(data, part.rows, part.rates)

@@ -5,6 +5,8 @@ Every number equals the reference's (`base.py`) up to rounding.
     program   weights and state in tables; hands whole epochs to the kernels
     epoch     the training loop of mini-batches, replay of idle rows, predictions
     tiles     online SGD (batch size 1)
+    bagged    SVDpp, user by user and item by item
+    bags      its kernels
     loss      from a score to the loss and its slope
     nets      dropout and dense layers
     sgd       idle steps of SGD as products of matrices (C1, C2)

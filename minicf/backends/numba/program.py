@@ -14,7 +14,7 @@ import numpy as np
 from minicf import rng
 from minicf.backends import base
 from minicf.backends.backend import Backend, composes
-from minicf.backends.numba import loss, passes, top
+from minicf.backends.numba import bagged, loss, passes, top
 from minicf.backends.numba.adam import TERMS, TOLERANCE, AdamTables, moment_tables
 from minicf.backends.numba.epoch import Heads, Side, epoch_kernel, predict_kernel, replay_kernel
 from minicf.backends.numba.gibbs import GibbsProgram
@@ -27,6 +27,7 @@ from minicf.data.bags import Batch
 from minicf.losses import SQUARED_ERROR, Logistic, Loss, SquaredError
 from minicf.models import Dot, DotBias, Hybrid, Model, Net, Weights
 from minicf.optim import SGD, Adam, Optimizer
+from minicf.sides import Sides
 from minicf.solvers import Gibbs, Gradient, Part, Progress, Solver
 from minicf.threads import count_threads, one_blas_thread, share
 from minicf.tiles import Tiles
@@ -370,6 +371,9 @@ class Program(base.Program):
         if part.momenta is not None:
             composes("numba", "a momentum that moves")
             return super().run(data, part)
+        if isinstance(data, Sides):
+            rates = np.repeat(np.broadcast_to(part.rates, part.rows.shape), data.sizes(part.kind, part.rows))
+            return self._run_batches(data.table, data.order(part.kind, part.rows), 1, rates)
         if isinstance(data, Tiles):
             if self._tiled is None:
                 self._tiled = self._describe_tiles()
@@ -541,6 +545,8 @@ def fused(model: Model, solver: Solver | None, dtype: np.dtype) -> type[base.Pro
     """Choose the compiled program, for exactly the types that the kernels know; None if there is none."""
     if type(solver) is Gibbs and type(model) in (Dot, DotBias):
         return GibbsProgram
+    if bagged.fused(model, solver):
+        return bagged.BaggedProgram
     known = solver is None or (
         type(solver) is Gradient
         and solver.plain
