@@ -51,6 +51,7 @@ def run(mode, which):
             "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",
             "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
             "PYTHONMALLOC": "malloc",
+            "MINICF_EMULATE_OPTIMISE": "-O0",  # compiling takes most of the time
         }
     elif mode == "race":
         environment |= {"MINICF_EMULATE": "race", "MINICF_EMULATE_SEED": "5"}

@@ -267,7 +267,7 @@ def test_factors_near_one_keep_their_digits_in_tiles():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["momentum l2", "adam"])
+@pytest.mark.parametrize("name", [pytest.param("momentum l2", marks=pytest.mark.campaign), "adam"])
 def test_2500_steps_of_movielens_equal_the_reference(name):
     train, _ = load_movielens().split()
     opt, model = LONG_OPTIMIZERS[name], DotBias(50)
@@ -280,7 +280,7 @@ def test_2500_steps_of_movielens_equal_the_reference(name):
     assert max(cases.distance(outcomes[1][key], outcomes[0][key]) for key in outcomes[0]) < limit
 
 
-@pytest.mark.parametrize("factors", [20, 37])
+@pytest.mark.parametrize("factors", [20, pytest.param(37, marks=pytest.mark.campaign)])
 @pytest.mark.parametrize("name", ["adam l2", "adam l2 by name"])
 def test_rows_of_many_vectors_equal_the_reference(name, factors):
     """Rows of three vectors, two at once and one more behind them, and of five, four at once and one more."""
