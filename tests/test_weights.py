@@ -144,7 +144,7 @@ ONES = [("sgd-none-dense", 1), ("momentum-l2-dense", 8), ("adam-l2-dense", 1), (
 @pytest.mark.parametrize(
     ("model", "name", "batch", "dtype"),
     [(model, *one, "float64") for model in cases.MODELS for one in ONES]
-    + [(model, *one, "float32") for model in ("bias", "hybrid-nets") for one in ONES],
+    + [(model, *one, "float32") for model in ("bias", "hybrid") for one in ONES],
 )
 def test_weights_of_one_are_none_to_the_last_bit(model, name, batch, dtype):
     opt, kwargs = optimizer(name, model, batch), {"batch": batch, "epochs": 3}
