@@ -267,7 +267,7 @@ def test_factors_near_one_keep_their_digits_in_tiles():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["momentum l2", "adam"])
+@pytest.mark.parametrize("name", [pytest.param("momentum l2", marks=pytest.mark.campaign), "adam"])
 def test_2500_steps_of_movielens_equal_the_reference(name):
     train, _ = load_movielens().split()
     opt, model = LONG_OPTIMIZERS[name], DotBias(50)
@@ -280,7 +280,7 @@ def test_2500_steps_of_movielens_equal_the_reference(name):
     assert max(cases.distance(outcomes[1][key], outcomes[0][key]) for key in outcomes[0]) < limit
 
 
-@pytest.mark.parametrize("factors", [20, 37])
+@pytest.mark.parametrize("factors", [20, pytest.param(37, marks=pytest.mark.campaign)])
 @pytest.mark.parametrize("name", ["adam l2", "adam l2 by name"])
 def test_rows_of_many_vectors_equal_the_reference(name, factors):
     """Rows of three vectors, two at once and one more behind them, and of five, four at once and one more."""
@@ -619,7 +619,7 @@ def test_a_tile_waits_for_those_that_share_its_rows_and_for_no_others(monkeypatc
     n, rounds = 4, [2, 0, 3]
     tiles = Tiles(Ratings(*np.divmod(np.arange(n * n), n), np.arange(n * n) % 5), n_blocks=n)
     order = [[(b, (b + r) % n) for b in range(n)] for r in rounds]
-    names = list(inspect.signature(interpreted(numba_tiles.train_tile(loss.squared_error))).parameters)
+    names = list(inspect.signature(interpreted(numba_tiles.train_tile(loss.squared_error, False))).parameters)
     monkeypatch.setattr(numba_program, "_WORTH_A_THREAD", 1)
     model = Dot(2)
     for r, slow in [(r, tile) for r, tiles_of_round in enumerate(order) for tile in tiles_of_round]:
@@ -632,7 +632,7 @@ def test_a_tile_waits_for_those_that_share_its_rows_and_for_no_others(monkeypatc
         def kernel(*sizes: Any, workers: OneSlowTile = workers) -> Any:
             return functools.partial(workers.run, interpreted(numba_tiles.tile_kernel.__wrapped__(*sizes)))
 
-        monkeypatch.setattr(numba_tiles, "train_tile", lambda _, train=train: train)
+        monkeypatch.setattr(numba_tiles, "train_tile", lambda *_, train=train: train)
         monkeypatch.setattr(numba_tiles, "atomic_add", workers.add)
         monkeypatch.setattr(numba_tiles, "yield_thread", workers.let_others)
         monkeypatch.setattr(numba_tiles, "exchange_mxcsr", workers.exchange)

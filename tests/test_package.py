@@ -94,6 +94,7 @@ def module_of(distribution: str) -> str:
     return {"scikit-learn": "sklearn"}.get(distribution, distribution)
 
 
+@functools.cache
 def sources() -> dict[str, ast.Module]:
     """Every module of the package, parsed, by name without ``minicf.``; packages are named like their folder."""
     found = {}
@@ -419,9 +420,9 @@ def test_imports_run_one_way():
     ],
 )  # fmt: skip
 def test_an_import_against_the_flow_is_noticed_inside_a_function(module, line, told):
-    trees = sources()
     body = "\n".join(f"        {statement}" for statement in line.split("; "))
-    trees[module].body += ast.parse(f"class A:\n    def late(self):\n{body}\n").body
+    late = ast.parse(f"class A:\n    def late(self):\n{body}\n").body
+    trees = sources() | {module: ast.Module([*sources()[module].body, *late], [])}
     noticed = [text for text in wrong_imports(trees) if text.startswith(told)]
     assert noticed, wrong_imports(trees)
 

@@ -530,7 +530,7 @@ def test_readers_beside_a_writer_see_one_state(backend):
         warnings.simplefilter("ignore")  # of unknown ids, in threads
         for reader in readers:
             reader.start()
-        for turn in range(30):
+        for turn in range(10):
             recommender.fit(large if turn % 2 else small)
         stop.set()
         for reader in readers:

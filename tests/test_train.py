@@ -151,7 +151,7 @@ def test_same_seed_same_bits_in_fresh_processes(where, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.campaign), "float64"])
 def test_a_process_that_compiles_gives_the_bits_of_one_that_finds_compiled_code(where, dtype, tmp_path):
     """With fast arithmetic two compilations of one function may round differently: only one of them may be in use."""
     first = run_python(FRESH, where, dtype, NUMBA_CACHE_DIR=str(tmp_path))

@@ -138,10 +138,14 @@ class Ones(cases.Problem):
         return np.ones(self.n_ratings, np.float32)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("batch", [1, 8])
-@pytest.mark.parametrize("name", ["sgd-none-dense", "momentum-l2-dense", "adam-l2-dense"])
-@pytest.mark.parametrize("model", cases.MODELS)
+ONES = [("sgd-none-dense", 1), ("momentum-l2-dense", 8), ("adam-l2-dense", 1), ("adam-l2-dense", 8)]
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "batch", "dtype"),
+    [(model, *one, "float64") for model in cases.MODELS for one in ONES]
+    + [(model, *one, "float32") for model in ("bias", "hybrid") for one in ONES],
+)
 def test_weights_of_one_are_none_to_the_last_bit(model, name, batch, dtype):
     opt, kwargs = optimizer(name, model, batch), {"batch": batch, "epochs": 3}
     a = cases.run(compiled, cases.MODELS[model], opt, cases.Problem(**kwargs), dtype)

@@ -59,7 +59,14 @@ def run(times: int, seed: int = 0) -> Counter[str]:
     return found
 
 
-if __name__ == "__main__":
+def main(times: int = 1500) -> None:
     for library in limits._libraries()[0]:
         library.set_num_threads(3)
-    print(dict(run(int(sys.argv[1]) if len(sys.argv) > 1 else 1500)))
+    found = run(times)
+    print(f"{found['interrupted']} interrupted, {found['late']} too late")
+    if found["late"] > times / 40:
+        raise SystemExit("most calls were to be reached")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
