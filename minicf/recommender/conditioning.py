@@ -10,8 +10,9 @@ the posterior of before. With h, c, w = alpha a_u g_i of the further ratings r,
           x = x~ + (A_0 + sum w h h^T)^-1 sum w h (r + e - c - h . x~),  e ~ N(0, 1/w)
 
 is a draw from the posterior of all ratings: a normal x~ corrected by what it misses (Matheron's rule). With e = 0, and
-mean_s for a new row, it is that posterior's mean, or as near to it as x~ is to the mean of before. As alpha a_u is one number of a row, and what is left of w h h^T is one
-matrix of a row i of the other side, all sums are products of a sparse matrix, who rated what, with one row an i:
+mean_s for a new row, it is that posterior's mean, or as near to it as x~ is to the mean of before. As alpha a_u is one
+number of a row, and the rest of w h h^T one matrix of a row of the other side, all sums are products of a sparse
+matrix, who rated what, with a table of the other side:
 
     (P15) sum w h h^T = alpha a_u M [g h h^T],  sum w h (r - c) = alpha a_u (M_r [g h] - M [g h c]),
           sum w h e = sqrt(alpha a_u) M_z [sqrt(g) h],  e = z / sqrt(w)
