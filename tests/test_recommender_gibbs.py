@@ -55,7 +55,8 @@ def fitted() -> Recommender:
         ({"optimizer": Adam(0.01), "epochs": 1}, {}, "Adam"), ({"model": DotBias(3)}, {}, "SGD"),
         ({"model": "net", "epochs": 1}, {}, "Adam"), ({"model": "net", "solver": "sgd", "epochs": 1}, {}, "SGD"),
         ({}, {"sample_weight": np.linspace(0.5, 1.5, 900)}, "SGD"), ({}, {"sample_weight": np.ones(900)}, Gibbs),
-        ({}, {"valid": frame(50, 1)}, "SGD"), ({}, {"callbacks": [minicf.Callback()]}, "SGD"),
+        ({}, {"valid": frame(50, 1)}, "SGD"), ({}, {"callbacks": [minicf.Callback()]}, Gibbs),
+        ({}, {"callbacks": [minicf.WeightAverage()]}, "SGD"), ({}, {"callbacks": iter([minicf.Callback()])}, Gibbs),
     ],
 )  # fmt: skip
 def test_the_solver_follows_what_is_asked_for(arguments, given, expected):
@@ -79,7 +80,7 @@ def test_the_solver_follows_what_is_asked_for(arguments, given, expected):
     + [
         ({"solver": "gibbs"}, {"sample_weight": np.linspace(0.5, 1.5, 900)}, "sample_weight"),
         ({"solver": "gibbs"}, {"valid": frame(50, 1)}, "valid"),
-        ({"solver": Gibbs()}, {"callbacks": [minicf.Callback()]}, "callbacks"),
+        ({"solver": Gibbs()}, {"callbacks": [minicf.WeightAverage()]}, "callbacks has WeightAverage"),
         ({"solver": "als"}, {}, "solver"), ({"solver": None}, {}, "solver"),
         ({"solver": "adam", "optimizer": minicf.SGD(0.1)}, {}, "optimizer"),
         ({"learning_rate": 0.1, "optimizer": Adam(0.1)}, {}, "learning_rate"),

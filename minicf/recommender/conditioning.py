@@ -239,6 +239,12 @@ def check_later(posterior: Posterior | None, seen: Bags | None, epochs: Any, rat
             )
 
 
+def unlike(seen: Bags, user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return which pairs of rows (n,) were not seen, as a mask, and whether all that were seen are among them."""
+    before, now = seen.row << 32 | seen.index, user.astype(np.int64) << 32 | item
+    return ~np.isin(now, before), bool(np.isin(before, now).all())
+
+
 def conditioned(
     posterior: Posterior,
     weights: Weights,
