@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 import minicf
 from minicf import Adam, DotBias, Ratings, Recommender, files
 from minicf.datasets import make_ratings
-from minicf.recommender import settings
+from minicf.recommender import conditioning, settings
 from minicf.recommender.conditioning import Conditioning, Given
 from minicf.recommender.inputs import warn_of_values
 from minicf.solvers import Gibbs, Gradient
@@ -55,7 +55,8 @@ def fitted() -> Recommender:
         ({"optimizer": Adam(0.01), "epochs": 1}, {}, "Adam"), ({"model": DotBias(3)}, {}, "SGD"),
         ({"model": "net", "epochs": 1}, {}, "Adam"), ({"model": "net", "solver": "sgd", "epochs": 1}, {}, "SGD"),
         ({}, {"sample_weight": np.linspace(0.5, 1.5, 900)}, "SGD"), ({}, {"sample_weight": np.ones(900)}, Gibbs),
-        ({}, {"valid": frame(50, 1)}, "SGD"), ({}, {"callbacks": [minicf.Callback()]}, "SGD"),
+        ({}, {"valid": frame(50, 1)}, "SGD"), ({}, {"callbacks": [minicf.Callback()]}, Gibbs),
+        ({}, {"callbacks": [minicf.WeightAverage()]}, "SGD"), ({}, {"callbacks": iter([minicf.Callback()])}, Gibbs),
     ],
 )  # fmt: skip
 def test_the_solver_follows_what_is_asked_for(arguments, given, expected):
@@ -79,7 +80,7 @@ def test_the_solver_follows_what_is_asked_for(arguments, given, expected):
     + [
         ({"solver": "gibbs"}, {"sample_weight": np.linspace(0.5, 1.5, 900)}, "sample_weight"),
         ({"solver": "gibbs"}, {"valid": frame(50, 1)}, "valid"),
-        ({"solver": Gibbs()}, {"callbacks": [minicf.Callback()]}, "callbacks"),
+        ({"solver": Gibbs()}, {"callbacks": [minicf.WeightAverage()]}, "callbacks has WeightAverage"),
         ({"solver": "als"}, {}, "solver"), ({"solver": None}, {}, "solver"),
         ({"solver": "adam", "optimizer": minicf.SGD(0.1)}, {}, "optimizer"),
         ({"learning_rate": 0.1, "optimizer": Adam(0.1)}, {}, "learning_rate"),
@@ -308,8 +309,7 @@ def test_folding_in_is_the_posterior_of_the_row(fitted):
     """(P13) against (P1) written out, for a sample without its perturbation; (P14) against least squares."""
     p, items, stars = fitted.posterior_, np.array([3, 8, 20]), np.array([5.0, 1.0, 4.0])
     given = Given(np.array([0, 3]), items, stars)
-    conditioning = Conditioning(p, fitted.weights_)
-    _, small = conditioning.solved("user", given)
+    _, small = Conditioning(p, fitted.weights_).solved("user", given)
     total = np.zeros(len(fitted.items_))
     for s in range(len(p.alpha)):
         x = p.samples["user"][s].astype(np.float64)
@@ -325,6 +325,28 @@ def test_folding_in_is_the_posterior_of_the_row(fitted):
     table = np.column_stack([fitted.weights_["item_factors"], np.ones(len(total))]).astype(np.float64)
     expected = np.linalg.lstsq(table, total - fitted.weights_["item_bias"], rcond=1e-6)[0]
     np.testing.assert_allclose(table @ small[0], table @ expected, atol=2e-4)  # means pass through float32
+
+
+def test_sums_over_ratings_are_those_written_out():
+    """(P15): M [g h h^T] and the others, rating by rating."""
+    random = np.random.default_rng(0)
+    h, c, g, e = random.normal(size=(9, 3)), random.normal(size=9), random.gamma(2.0, size=9), random.normal(size=4096)
+    given = Given(np.array([0, 2, 2, 6]), np.array([4, 0, 8, 2, 4, 1]), random.normal(size=6))
+    before = Given(np.array([0, 1, 4, 4]), np.array([7, 0, 1, 2]))
+    sums = conditioning._Sums(given, before, 3, 0.5, 2.0)
+    assert sums.used.tolist() == [0, 1, 2, 4, 7, 8]
+    expected = [np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), np.zeros((3, 3)), np.zeros((3, 3))]
+    for row in range(3):
+        for at in range(before.start[row], before.start[row + 1]):
+            i = before.other[at]
+            expected[0][row] += g[i] * np.outer(h[i], h[i])
+        for at in range(given.start[row], given.start[row + 1]):
+            i, r = given.other[at], (given.rating[at] - 0.5) / 2.0
+            expected[1][row] += g[i] * np.outer(h[i], h[i])
+            expected[2][row] += g[i] * (r - c[i]) * h[i]
+            expected[3][row] += np.sqrt(g[i]) * e[at - given.start[row]] * h[i]
+    for mine, other in zip(sums.of(h[sums.used], c[sums.used], g[sums.used], e), expected, strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-13)  # sums of at most 4 numbers near 1
 
 
 def test_a_folded_in_row_does_not_depend_on_others(fitted):

@@ -10,7 +10,14 @@ the posterior of before. With h, c, w = alpha a_u g_i of the further ratings r,
           x = x~ + (A_0 + sum w h h^T)^-1 sum w h (r + e - c - h . x~),  e ~ N(0, 1/w)
 
 is a draw from the posterior of all ratings: a normal x~ corrected by what it misses (Matheron's rule). With e = 0, and
-mean_s for a new row, it is that posterior's mean, or as near to it as x~ is to the mean of before.
+mean_s for a new row, it is that posterior's mean, or as near to it as x~ is to the mean of before. As alpha a_u is one
+number of a row, and the rest of w h h^T one matrix of a row of the other side, all sums are products of a sparse
+matrix, who rated what, with a table of the other side:
+
+    (P15) sum w h h^T = alpha a_u M [g h h^T],  sum w h (r - c) = alpha a_u (M_r [g h] - M [g h c]),
+          sum w h e = sqrt(alpha a_u) M_z [sqrt(g) h],  e = z / sqrt(w)
+
+where M has a 1, M_r the rating r and M_z the normal number z of each.
 
 The row of the small model (`Posterior.compress`) is the nearest one to the mean prediction of all items: with V the
 rows of the other side in the small model, and its biases,
@@ -20,7 +27,7 @@ rows of the other side in the small model, and its biases,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,9 +41,6 @@ from minicf.recommender.fold_in import Rows
 from minicf.recommender.inputs import SIDES, opposite
 from minicf.solvers import Posterior
 from minicf.threads import one_blas_thread
-
-_AT_ONCE = 1 << 16
-"""Ratings whose h h^T are held at once."""
 
 _NORMALS = 1 << 12
 """Normal numbers that the ratings of a row have in turn: a fixed number, so that none depends on the others' number."""
@@ -110,69 +114,41 @@ class Conditioning:
         posterior, m = self.posterior, len(given.start) - 1
         n, _, d = posterior.samples[side].shape
         draws, means = np.empty((n, m, d), np.float16), np.empty((n, m, d), np.float32)
-        order = np.arange(len(given.other)) - np.repeat(given.start[:-1], np.diff(given.start))
+        sums = _Sums(given, before, d, posterior.mean, posterior.scale)
         with one_blas_thread():  # the systems are small
             for s in range(n):
                 z, e = (
                     rng.normal(rng.key(0, rng.GIBBS, _STREAM + 2 * i + SIDES.index(side), s), size)
                     for i, size in enumerate((d, _NORMALS))
                 )
-                draws[s], means[s] = self._of_sample(s, side, given, rows, before, z, e[order % _NORMALS])
+                draws[s], means[s] = self._of_sample(s, side, sums, rows, z, e)
             return draws, self._small(side, means)
 
     def _of_sample(
-        self,
-        s: int,
-        side: str,
-        given: Given,
-        rows: np.ndarray | None,
-        before: Given | None,
-        z: np.ndarray,
-        e: np.ndarray,
+        self, s: int, side: str, sums: _Sums, rows: np.ndarray | None, z: np.ndarray, e: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return a draw and the mean of each row by (P13), from normal numbers `z` (D,) and `e` (n,)."""
-        p, d = self.posterior, len(z)
+        """Return a draw and the mean of each row by (P13), from normal numbers `z` (D,) and `e`."""
+        p, other, m, d = self.posterior, opposite(side), sums.n_rows, len(z)
         mean, covariance = p.moments(side, s)
         # A direction in which no row differs must not be without any bound.
         covariance += np.eye(d) * max(1e-3 * np.trace(covariance) / d, 1e-12)
-        prior = np.linalg.inv(covariance)
         if rows is None:
-            noise = np.full(len(given.start) - 1, 1.0 / np.mean(1.0 / p.noise[side][s].astype(np.float64)))
-            draw = np.tile(mean + np.linalg.cholesky(covariance) @ z, (len(noise), 1))
-            middle = np.tile(mean, (len(noise), 1))
+            noise = np.full(m, 1.0 / np.mean(1.0 / p.noise[side][s].astype(np.float64)))
+            x = np.stack([mean + np.linalg.cholesky(covariance) @ z, mean])[:, None, :].repeat(m, axis=1)
         else:
             noise = p.noise[side][s][rows].astype(np.float64)
-            draw = middle = p.samples[side][s][rows].astype(np.float64)
-        a = np.tile(prior, (len(noise), 1, 1))
-        slopes = np.zeros((2, len(noise), d))
-        if before is not None:
-            for part, owner, h, w, _ in self._entries(s, side, before, noise):
-                _add(a, part, owner, (w[:, None] * h)[:, :, None] * h[:, None, :])
-        for part, owner, h, w, c in self._entries(s, side, given, noise):
-            _add(a, part, owner, (w[:, None] * h)[:, :, None] * h[:, None, :])
-            assert given.rating is not None
-            left = (given.rating[part].astype(np.float64) - p.mean) / p.scale - c
-            for slope, x, more in ((slopes[0], draw, e[part] / np.sqrt(w)), (slopes[1], middle, 0.0)):
-                _add(slope, part, owner, (w * (left + more - (h * x[owner]).sum(axis=1)))[:, None] * h)
-        steps = np.linalg.solve(a, slopes.transpose(1, 2, 0))
-        return draw + steps[:, :, 0], middle + steps[:, :, 1]
-
-    def _entries(self, s: int, side: str, given: Given, noise: np.ndarray) -> Iterator[Any]:
-        """Yield, of blocks of whole rows: their entries as a slice, owners, h, w and c."""
-        p, other = self.posterior, opposite(side)
-        first, start = 0, given.start
-        while first < len(start) - 1:
-            last = max(first + 1, int(np.searchsorted(start, start[first] + _AT_ONCE, "right")) - 1)
-            part = slice(int(start[first]), int(start[last]))
-            owner = np.repeat(np.arange(first, last), np.diff(start[first : last + 1]))
-            across = given.other[part]
-            x = p.samples[other][s][across].astype(np.float64)
-            h, c = x, np.zeros(len(x))
-            if p.biases:
-                h, c = x.copy(), x[:, 0]
-                h[:, 0] = 1.0
-            yield part, owner, h, p.alpha[s] * noise[owner] * p.noise[other][s][across], c
-            first = last
+            x = p.samples[side][s][rows].astype(np.float64)[None]  # where draw and mean both start
+        h = p.samples[other][s][sums.used].astype(np.float64)
+        c = np.zeros(len(h))
+        if p.biases:
+            c = h[:, 0].copy()
+            h[:, 0] = 1.0
+        before, given, slope, more = sums.of(h, c, p.noise[other][s][sums.used].astype(np.float64), e)
+        weight = (p.alpha[s] * noise)[:, None]
+        a = np.linalg.inv(covariance) + weight[:, :, None] * (before + given)
+        left = weight * (slope - (given * x[:, :, None, :]).sum(axis=3))
+        steps = np.linalg.solve(a, np.stack([left[0] + np.sqrt(weight) * more, left[-1]], axis=2))
+        return x[0] + steps[:, :, 0], x[-1] + steps[:, :, 1]
 
     def _small(self, side: str, means: np.ndarray) -> np.ndarray:
         """Return the rows of the small model by (P14)."""
@@ -193,12 +169,56 @@ class Conditioning:
         return (np.linalg.pinv(v.T @ v, rcond=1e-9, hermitian=True) * right[:, None, :]).sum(axis=2)
 
 
-def _add(total: np.ndarray, part: slice, owner: np.ndarray, terms: np.ndarray) -> None:
-    """Add up the terms of each owner, those of one owner side by side and in their order."""
-    if not len(owner):
-        return
-    first = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
-    total[owner[first]] += np.add.reduceat(terms, first, axis=0)
+class _Sums:
+    """Add up what ratings say of rows, by (P15); each row's in the order of its ratings, whatever the others are.
+
+    Parameters
+    ----------
+    given : Given
+        With ratings.
+    before : Given or None
+    d : int
+        D.
+    mean, scale : float
+        Of the ratings, as `Posterior` has them.
+
+    Attributes
+    ----------
+    n_rows : int
+    used : array of int
+        The rows of the other side that have a part in it.
+    """
+
+    def __init__(self, given: Given, before: Given | None, d: int, mean: float, scale: float) -> None:
+        from scipy.sparse import csr_array
+
+        assert given.rating is not None
+        both = [given] if before is None else [given, before]
+        self.n_rows = m = len(given.start) - 1
+        self.used, column = np.unique(np.concatenate([one.other for one in both]), return_inverse=True)
+
+        def matrix(one: Given, column: np.ndarray, values: np.ndarray) -> Any:
+            return csr_array((values, column, one.start), shape=(m, len(self.used)))
+
+        n = len(given.other)
+        self._given = matrix(given, column[:n], np.ones(n))
+        self._rated = matrix(given, column[:n], (given.rating.astype(np.float64) - mean) / scale)
+        self._drawn = matrix(given, column[:n], np.empty(n))
+        self._before = None if before is None else matrix(before, column[n:], np.ones(len(before.other)))
+        self._number = (np.arange(n) - np.repeat(given.start[:-1], np.diff(given.start))) % _NORMALS
+        self._half = np.triu_indices(d)
+        self._whole = np.zeros((d, d), np.int64)  # from the upper half of a symmetric matrix to all of it
+        self._whole[self._half] = self._whole.T[self._half] = np.arange(len(self._half[0]))
+
+    def of(self, h: np.ndarray, c: np.ndarray, g: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return M [g h h^T] of before and of the given, M_r [g h] - M [g h c] and M_z [sqrt(g) h]."""
+        gh, n = g[:, None] * h, len(self._half[0])
+        squares = gh[:, self._half[0]] * h[:, self._half[1]]
+        given = self._given @ np.column_stack([squares, gh * c[:, None]])
+        before = np.zeros((self.n_rows, n)) if self._before is None else self._before @ squares
+        self._drawn.data[:] = e[self._number]
+        more = self._drawn @ (np.sqrt(g)[:, None] * h)
+        return before[:, self._whole], given[:, self._whole], self._rated @ gh - given[:, n:], more
 
 
 def check_later(posterior: Posterior | None, seen: Bags | None, epochs: Any, ratings: Ratings, callbacks: Any) -> None:
@@ -217,6 +237,12 @@ def check_later(posterior: Posterior | None, seen: Bags | None, epochs: Any, rat
                 f"this recommender was saved with {name}=False, and partial_fit after Gibbs sampling needs them; save "
                 f"it with {name}=True, or fit all ratings anew"
             )
+
+
+def unlike(seen: Bags, user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return which pairs of rows (n,) were not seen, as a mask, and whether all that were seen are among them."""
+    before, now = seen.row << 32 | seen.index, user.astype(np.int64) << 32 | item
+    return ~np.isin(now, before), bool(np.isin(before, now).all())
 
 
 def conditioned(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,7 +21,7 @@ from minicf.data.bags import example_weights
 from minicf.models import Dot, DotBias, Model
 from minicf.optim import SGD, Optimizer
 from minicf.recommender import files
-from minicf.recommender.conditioning import Conditioning, check_later, conditioned
+from minicf.recommender.conditioning import Conditioning, check_later, conditioned, unlike
 from minicf.recommender.described import described
 from minicf.recommender.fold_in import FoldIn, Rows, usable_ratings
 from minicf.recommender.growth import Growth, unseen
@@ -29,10 +30,11 @@ from minicf.recommender.quality import quality
 from minicf.recommender.queries import Queries
 from minicf.recommender.settings import Settings, seed_of, takes_gibbs
 from minicf.recommender.snapshots import Interrupted, reading, writing
-from minicf.recommender.training import moments, sample, train
+from minicf.recommender.training import moments, r_hat_table, sample, suits_chains, train
 from minicf.recommender.units import Units, centered
 from minicf.schedules import Schedule
 from minicf.solvers import Gibbs, Solver
+from minicf.solvers.convergence import report
 from minicf.train import Trainer
 
 if TYPE_CHECKING:
@@ -67,8 +69,9 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         16 factors, or of K where that is more.
     solver : "auto", "sgd", "adam", "gibbs" or Solver
         "auto": SGD for "svd++" and Adam for nets. For "dot_bias" and "dot" Gibbs sampling, unless something is given
-        that it does not have (`optimizer` … `regularization`, and `sample_weight`, `valid` and `callbacks` of `fit`),
-        or it would take more than about a minute or a gigabyte (`settings.GIBBS_SECONDS`, `GIBBS_BYTES`): then SGD.
+        that it does not have (`optimizer` … `regularization`, and of `fit` `sample_weight`, `valid` and callbacks that
+        go by the best epoch), or it would take more than about a minute or a gigabyte (`settings.GIBBS_SECONDS`,
+        `GIBBS_BYTES`): then SGD.
         The choice is logged.
     optimizer : Optimizer, optional
         For solver="sgd" or "adam", in place of the default one.
@@ -119,7 +122,11 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
     weights_ : dict of float32 arrays
         By name; rows of tables are in the order of the vocabularies.
     history_ : DataFrame
-        One row per epoch, see `minicf.History`; of Gibbs sampling one per sweep, with the error of its sample.
+        One row per epoch, see `minicf.History`; of Gibbs sampling one per sweep, with the error of its sample, and
+        ``mean_mse``, that of the mean prediction of the samples so far on a thousand of the ratings (NaN in burn-in):
+        where it no longer falls, further samples change little.
+    described_ : bool
+        Whether training had features of users or items.
     rating_range_ : (float, float)
         The lowest and the highest rating in training; predictions stay within.
     mean_, std_ : float
@@ -270,6 +277,8 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
             After Ctrl-C. As after any error, the recommender is as it was before the call; but once Gibbs sampling has
             samples, it is fitted, with the mean of those.
         """
+        if isinstance(callbacks, Iterator):  # is read more than once
+            callbacks = list(callbacks)
         arguments, frames = self.get_params(deep=False), {"user": user_features, "item": item_features}
         Settings.of(arguments)
         ratings, self.n_features_in_ = self.inputs.training(X, y, titles, sample_weight)
@@ -279,7 +288,7 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         asked = {
             "sample_weight": example_weights(ratings) is not None,
             "valid": valid is not None,
-            "callbacks": not isinstance(callbacks, tuple | list) or len(callbacks) > 0,
+            "callbacks": not suits_chains(callbacks),
         }
         settings = Settings.of(arguments, takes_gibbs(arguments, ratings, asked, bool(features)))
         if (
@@ -312,7 +321,8 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         Parameters
         ----------
         X, y, titles, sample_weight, callbacks
-            As for `fit`. Training uses only these ratings: earlier ones are not stored.
+            As for `fit`. Training uses only these ratings: earlier ones are not stored. After Gibbs sampling, give all
+            ratings, old and new, where you have them: the posterior is then that of a `fit`, see below.
         epochs : int, optional
             Passes through them; 10 by default.
 
@@ -322,8 +332,12 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         otherwise from the mean row; weights act in training, not there. Training then continues as in `fit`, but at
         `LATER_RATE` of its learning rate, so that it does not forget the earlier ratings.
 
-        After Gibbs sampling, the samples of these users, and then of these items, are conditioned on the ratings, by
-        (P13) of `minicf.recommender.conditioning`: one sweep, without epochs, weights or callbacks.
+        After Gibbs sampling there are two ways, both without epochs, weights or callbacks. If X has every pair of
+        `seen_`, each chain goes on from its last sample on the ratings of X, new ids from the mean row: after
+        `training.LATER_BURN_IN` sweeps (10) it takes `n_samples` samples, which replace those of before; `history_`
+        grows by these sweeps. This takes about as long as `fit`. Otherwise, or after training with features, which
+        are not stored, the samples of these users, and then of these items, are conditioned on the ratings, by (P13)
+        of `minicf.recommender.conditioning`: one pass, which leaves all other rows.
         """
         if not self.__sklearn_is_fitted__():
             return self.fit(X, y, titles, sample_weight, callbacks=callbacks)
@@ -349,11 +363,15 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         self.titles_ = growth.titles(self.titles_, new.items, new.titles)
         user, item = self.users_.index(new.users.ids)[new.user], self.items_.index(new.items.ids)[new.item]
         before = growth.seen(self.seen_, user[:0], item[:0])
+        whole = False
         if sampled and self.posterior_ is not None and before is not None:
-            self.posterior_, self.weights_ = conditioned(
-                self.posterior_, self.weights_, before,
-                {"user": user, "item": item}, new.rating, {side: known[side] >= 0 for side in SIDES},
-            )  # fmt: skip
+            further, whole = unlike(before, user, item)
+            if self.described_ or not whole:
+                at = further if whole else slice(None)
+                self.posterior_, self.weights_ = conditioned(
+                    self.posterior_, self.weights_, before, {"user": user[at], "item": item[at]}, new.rating[at],
+                    {side: known[side][at] >= 0 for side in SIDES},
+                )  # fmt: skip
         self.seen_ = growth.seen(self.seen_, user, item)
         joined = Ratings._trusted(
             user.astype(np.int32), item.astype(np.int32), new.rating, None, self.users_, self.items_, None, None,
@@ -361,8 +379,11 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         )  # fmt: skip
         low, high = self.rating_range_
         self.rating_range_ = min(low, float(new.rating.min())), max(high, float(new.rating.max()))
-        self.n_ratings_ += len(new)
-        if not sampled:
+        self.n_ratings_ = len(new) if whole else self.n_ratings_ + len(new)
+        if whole and not self.described_:
+            going_on = replace(settings, solver=self.solver_)
+            self._train(joined, going_on, seed_of(self.random_state), going_on=True)
+        elif not sampled:
             later = settings.later(LATER_RATE, LATER_EPOCHS if epochs is None else check_int("epochs", epochs, 1))
             self._train(joined, later, seed_of(self.random_state), self.weights_, callbacks=callbacks)
         return self
@@ -376,15 +397,21 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         valid: Ratings | None = None,
         callbacks: Iterable[Any] = (),
         features: Mapping[str, Features] = MappingProxyType({}),
+        going_on: bool = False,
     ) -> None:
         """Set what training leaves; the last thing that `fit` does, for it may end in `Interrupted`."""
         if isinstance(settings.solver, Gibbs):
-            done = sample(ratings, self.model_, settings.solver.described(features), settings, seed)
+            before = (self.posterior_, self.history_) if going_on and self.posterior_ is not None else None
+            solver = settings.solver.described(features)
+            done = sample(ratings, self.model_, solver, settings, seed, callbacks, before)
         else:
             units = Units(self.mean_, self.unit_)
             done = train(ratings, self.model_, units, settings, seed, weights, valid, callbacks)
         self.solver_, self._cache = settings.solver, {}
         self.model_, self.weights_, self.history_, self.posterior_ = done[:4]
+        self.described_ = bool(features)
+        if isinstance(settings.solver, Gibbs):
+            report(self.r_hat_, settings.solver.burn_in)
         if done.interrupted:
             raise Interrupted
 
@@ -400,6 +427,20 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
             raise AttributeError("trainer_ is available after fit")
         warnings.warn("trainer_ will be removed in 0.3; explain takes a Recommender", DeprecationWarning, stacklevel=2)
         return Trainer(self.model_, SGD(0.0), backend=self.backend, weights=self.weights_)
+
+    @property
+    def r_hat_(self) -> pd.DataFrame:
+        """Whether the chains of Gibbs sampling have settled: split R-hat (P16) of `minicf.solvers.convergence`.
+
+        A table with the columns `user`, `item` and ``r_hat``: first alpha, the precision of ratings, without ids, then
+        the predictions of `training.PAIRS` rated pairs, always the same. Near 1 is good; above 1.1 in more than a few
+        rows asks for more `burn_in`, or samples. With one chain it compares its halves, which tells less than chains.
+        """
+        solver = getattr(self, "solver_", None)
+        if not isinstance(solver, Gibbs) or self.posterior_ is None or self.seen_ is None:
+            raise AttributeError("r_hat_ is available after Gibbs sampling, with samples and seen items")
+        ids = {self.user: self.users_.ids, self.item: self.items_.ids}
+        return r_hat_table(self.posterior_, solver.n_chains, self.seen_, ids)
 
     @property
     def deviation_(self) -> float:

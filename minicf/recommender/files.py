@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from minicf import __version__, files, registry
-from minicf.arguments import check_int
+from minicf.arguments import check_bool, check_int
 from minicf.data import Bags, Vocabulary
 from minicf.models import DotBias, Model
 from minicf.optim import Optimizer
@@ -55,6 +55,7 @@ def write(path: str | os.PathLike[str], recommender: Recommender, seen: bool, sa
         "seen": seen,
         "solver": registry.to_config(recommender.solver_),
         "posterior": None,
+        "described": recommender.described_,
         "versions": versions(),
     }
     arrays = {f"weights.{name}": w for name, w in recommender.weights_.items()}
@@ -158,6 +159,7 @@ def _attributes(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
         "n_ratings_": check_int("n_ratings", header["n_ratings"], 1),
         "n_features_in_": check_int("n_features_in", header["n_features_in"], 2),
         "history_": history,
+        "described_": check_bool("described", header.get("described", False)),
     }
 
 

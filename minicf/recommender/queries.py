@@ -44,6 +44,7 @@ class Queries(Snapshots):
 
     solver_: Solver
     posterior_: Posterior | None
+    history_: pd.DataFrame
 
     _cache: dict[str, Any]
 

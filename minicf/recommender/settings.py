@@ -268,7 +268,8 @@ def takes_gibbs(arguments: Mapping[str, Any], ratings: Ratings, asked: Mapping[s
         Of the constructor, checked.
     ratings : Ratings
     asked : dict of bool
-        By name, whether `Recommender.fit` was given what only gradient descent has.
+        By name, whether `Recommender.fit` was given what only gradient descent has: ``callbacks`` too, where one goes
+        by the best epoch.
     described : bool
         Whether it was given features, which only Gibbs sampling has.
 
@@ -278,7 +279,8 @@ def takes_gibbs(arguments: Mapping[str, Any], ratings: Ratings, asked: Mapping[s
         Gibbs sampling is asked for, with something that it does not have.
     """
     given, model = arguments["solver"], arguments["model"]
-    names = [name for name, value in asked.items() if value]
+    # Callbacks that do not suit a chain are refused by the trainer, which says which.
+    names = [name for name, value in asked.items() if value and name != "callbacks"]
     if given == "gibbs" or isinstance(given, Gibbs):
         if names:
             raise ValueError(_refusal(names[0], "given"))
@@ -297,7 +299,7 @@ def takes_gibbs(arguments: Mapping[str, Any], ratings: Ratings, asked: Mapping[s
             why = ", ".join(reasons) or f"model={model!r} or backend={backend!r}"
             raise ValueError(f"{features}, and it has no {why}: leave one of them out")
         return True
-    if not able:
+    if not able or asked["callbacks"]:
         return False
     k = GIBBS_FACTORS if arguments["n_factors"] is None else arguments["n_factors"]
     rows, chains = ratings.n_users + ratings.n_items, arguments["n_chains"]

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from minicf.data import Ratings
-from minicf.models import Model, SVDpp
+from minicf.data import Bags, Ratings
+from minicf.models import Dot, DotBias, Model, SVDpp
 from minicf.recommender.settings import Settings, for_model, sampling_backend
 from minicf.recommender.units import Units
 from minicf.solvers import Gibbs, Gradient, Posterior
+from minicf.solvers.convergence import r_hat
 from minicf.train import EarlyStopping, Trainer
 
 log = logging.getLogger("minicf")
@@ -25,6 +26,18 @@ RANK = 16
 
 MIN_TILED = 50_000
 """The smallest number of ratings that are trained in tiles (see `minicf.tiles`): fewer make too few to shuffle."""
+
+
+LATER_BURN_IN = 10
+"""Sweeps that a chain which goes on with more ratings forgets its last state in, before samples are kept. That state
+lacks means, precisions and weights of features, which the first sweeps draw from the rows."""
+
+MONITORED = 1000
+"""Ratings whose mean prediction `history_` follows: a thousand products of a few numbers, beside all of a sweep."""
+
+
+PAIRS = 256
+"""Predictions of `r_hat_table`."""
 
 
 def moments(ratings: Ratings) -> tuple[float, float]:
@@ -49,7 +62,50 @@ class Trained(NamedTuple):
     interrupted: bool = False
 
 
-def sample(ratings: Ratings, model: Model, solver: Gibbs, settings: Settings, seed: int) -> Trained:
+def suits_chains(callbacks: Any) -> bool:
+    """Return whether Gibbs sampling has all of these callbacks."""
+    return isinstance(callbacks, list | tuple) and all(getattr(callback, "for_chains", True) for callback in callbacks)
+
+
+class RunningMean:
+    """Follow the training error of the mean prediction of the samples so far, on some ratings.
+
+    Attributes
+    ----------
+    errors : list of float
+        One a sweep, in squared stars; NaN in burn-in.
+    """
+
+    def __init__(self, ratings: Ratings, solver: Gibbs) -> None:
+        at = np.unique(np.linspace(0, len(ratings) - 1, MONITORED).astype(np.int64))
+        self._index = {"user": ratings.user[at], "item": ratings.item[at]}
+        self._rating, self._burn_in = ratings.rating[at].astype(np.float64), solver.burn_in
+        self._total, self._n = np.zeros(len(at)), 0
+        self.errors: list[float] = []
+
+    def on_epoch_end(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
+        if row["epoch"] <= self._burn_in:
+            self.errors.append(math.nan)
+            return
+        slots, first = trainer.program.slots, int("user_bias" in trainer.program.w)
+        x, w = (slots[f"x.{side}"][:, rows] for side, rows in self._index.items())
+        y = np.einsum("cbk,cbk->cb", x[:, :, first:], w[:, :, first:])
+        if first:
+            y = y + x[:, :, 0] + w[:, :, 0]
+        self._total, self._n = self._total + y.mean(axis=0), self._n + 1
+        mean = trainer.model.global_mean + float(slots["scale"][0]) * self._total / self._n
+        self.errors.append(float(np.mean((mean - self._rating) ** 2)))
+
+
+def sample(
+    ratings: Ratings,
+    model: Model,
+    solver: Gibbs,
+    settings: Settings,
+    seed: int,
+    callbacks: Iterable[Any] = (),
+    before: tuple[Posterior, pd.DataFrame] | None = None,
+) -> Trained:
     """Sample the posterior distribution of a model, and make the model of `RANK` factors that is nearest to its mean.
 
     Parameters
@@ -61,18 +117,32 @@ def sample(ratings: Ratings, model: Model, solver: Gibbs, settings: Settings, se
         That of the settings, with features where there are some.
     settings : Settings
     seed : int
+    callbacks : iterable of Callback
+    before : (Posterior, DataFrame), optional
+        Samples of fewer ratings, with rows for all users and items, and the history of their sweeps. The chains go on
+        from the last sample of each, with random numbers of later sweeps; `model` is then that of the samples.
 
     Raises
     ------
     KeyboardInterrupt
         After Ctrl-C in burn-in. Later, the samples so far are the result.
+    ValueError
+        A callback stopped training in burn-in.
     """
-    trainer = Trainer(
-        model, solver, backend=sampling_backend(settings.backend), seed=seed, n_threads=settings.n_threads
-    )
-    interrupted = False
+    if before is None:
+        trainer = _trainer(model, solver, settings, seed)
+    else:
+        trainer = _continued(before[0], len(before[1]), ratings, solver, settings, seed)
+        assert isinstance(trainer.solver, Gibbs)
+        solver = trainer.solver
+    running, interrupted = RunningMean(ratings, solver), False
+    if isinstance(callbacks, Iterable) and not isinstance(callbacks, str):  # else the trainer refuses them
+        callbacks = [running, *callbacks]
     try:
-        trainer.fit(ratings, epochs=solver.n_sweeps, progress=None if settings.verbose else False)
+        trainer.fit(
+            ratings, epochs=solver.n_sweeps - trainer.epoch, callbacks=callbacks,
+            progress=None if settings.verbose else False,
+        )  # fmt: skip
     except KeyboardInterrupt:
         if trainer.epoch <= solver.burn_in:
             raise
@@ -84,7 +154,61 @@ def sample(ratings: Ratings, model: Model, solver: Gibbs, settings: Settings, se
     posterior = Posterior.of(trainer.program)
     width = trainer.program.w["user_factors"].shape[1]
     small, weights = posterior.compress(max(RANK, width))
-    return Trained(small, weights, trainer.history.frame(), posterior, interrupted)
+    history = trainer.history.frame().assign(mean_mse=running.errors)
+    if before is not None:
+        history = pd.concat([before[1], history], ignore_index=True)
+    return Trained(small, weights, history, posterior, interrupted)
+
+
+def _trainer(model: Model, solver: Gibbs, settings: Settings, seed: int, **options: Any) -> Trainer:
+    backend = sampling_backend(settings.backend)
+    return Trainer(model, solver, backend=backend, seed=seed, n_threads=settings.n_threads, **options)
+
+
+def _continued(
+    posterior: Posterior, sweeps: int, ratings: Ratings, solver: Gibbs, settings: Settings, seed: int
+) -> Trainer:
+    """Return a trainer whose chains stand at the last samples: ratings stay counted in the unit of those."""
+    k = posterior.samples["user"].shape[2] - posterior.biases
+    model = (DotBias if posterior.biases else Dot)(k, global_mean=posterior.mean)
+    solver = replace(solver, burn_in=sweeps + LATER_BURN_IN)
+    zeros = {name: np.zeros(shape) for name, shape in model.shapes(ratings.n_users, ratings.n_items).items()}
+    trainer = _trainer(model, solver, settings, seed, weights=zeros)
+    program, low, high = trainer.program, float(ratings.rating.min()), float(ratings.rating.max())
+
+    def last(values: np.ndarray) -> np.ndarray:
+        return values.reshape(solver.n_chains, -1, *values.shape[1:])[:, -1]
+
+    state = program.state() | {
+        "step": np.array(sweeps),
+        "scale": np.array([posterior.scale, min(low, posterior.low), max(high, posterior.high)]),
+        "alpha": last(posterior.alpha),
+    }
+    for side, values in posterior.samples.items():
+        state |= {f"x.{side}": last(values), f"noise.{side}": last(posterior.noise[side])}
+    program.load(zeros, state)
+    trainer.epoch = sweeps
+    return trainer
+
+
+def r_hat_table(posterior: Posterior, n_chains: int, seen: Bags, ids: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return split R-hat (P16) of alpha, and of the predictions of pairs evenly spaced among those that were seen.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    n_chains : int
+    seen : Bags
+    ids : dict of arrays
+        Those of users, then those of items, each under the name of its column.
+    """
+    at = np.unique(np.linspace(0, len(seen.index) - 1, PAIRS).astype(np.int64))
+    rows = seen.row[at], seen.index[at]
+    table = pd.DataFrame({
+        name: pd.Series([None, *own[index].tolist()], dtype=object)
+        for (name, own), index in zip(ids.items(), rows, strict=True)
+    })  # fmt: skip
+    return table.assign(r_hat=r_hat(posterior, n_chains, *rows))
 
 
 def train(

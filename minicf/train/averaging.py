@@ -45,6 +45,8 @@ class WeightAverage(Callback):
     Beside `EarlyStopping` the weights of the one that is first in the list are left.
     """
 
+    for_chains = False
+
     def __init__(self, decay: float | None = None, start: int = 1) -> None:
         self.decay = None if decay is None else check_number("decay", decay, 0.0, 1.0)
         self.start = check_int("start", start, 1)

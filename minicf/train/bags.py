@@ -1,4 +1,4 @@
-"""Fill the bags that a model reads: histories from training ratings, features from what is given."""
+"""Bags that a model reads, histories from training ratings and features from what is given, and features in files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from minicf import files
 from minicf.data import Bags, Features, Ratings
 from minicf.data.bags import BAGS
 from minicf.models import Model
+from minicf.solvers import Gibbs, Solver
 
 
 def check_features(model: Model, given: Mapping[str, Any]) -> dict[str, Features]:
@@ -91,3 +93,29 @@ def _bags(name: str, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int])
     if not right:
         raise ValueError(f"its bags {name} do not fit the model's tables")
     return Bags(start, index, BAGS[name], weight)
+
+
+def described_arrays(solver: Solver) -> dict[str, np.ndarray]:
+    """Return the arrays of the features that a `Gibbs` was described with, for a file: its state has their weights."""
+    arrays: dict[str, np.ndarray] = {}
+    for side, one in solver.features.items() if isinstance(solver, Gibbs) else ():
+        arrays |= {f"{side}.start": one.start, f"{side}.index": one.index, f"{side}.value": one.value}
+        arrays |= {f"{side}.names.{name}": value for name, value in files.pack_texts(one.names).items()}
+    return arrays
+
+
+def described_solver(solver: Solver, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> Solver:
+    """Return the solver with the features that `described_arrays` wrote, checked; they read no further table."""
+    if not isinstance(solver, Gibbs):
+        raise ValueError(f"it has features of {type(solver).__name__}, which takes none")
+    features = {}
+    for side in sorted({name.partition(".")[0] for name in arrays}):
+        own = files.section(arrays, side)
+        names, value = files.unpack_texts(files.section(own, "names")), own["value"]
+        key = f"{side}_features"
+        bags = _bags(
+            key, {f"{key}.start": own["start"], f"{key}.index": own["index"], f"{key}.weight": value},
+            {BAGS[key]: sizes[side], key: len(names)},
+        )  # fmt: skip
+        features[side] = Features(bags.start, bags.index, value, names, ())
+    return solver.described(features)

@@ -31,6 +31,10 @@ State = tuple[dict[str, Any], dict[str, np.ndarray]]
 class Callback:
     """The contract of a callback: methods that the trainer calls. All do nothing here."""
 
+    for_chains: bool = True
+    """Whether it makes sense for Gibbs sampling. One that compares, picks or averages the weights of epochs does not:
+    the sweeps of a chain differ by chance and not by merit, and factors turn from one to the next."""
+
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Before the first epoch of a `fit`."""
 
@@ -80,6 +84,8 @@ class EarlyStopping(Callback):
     training stood, not from the best: `fit(10)` equals `fit(5)` and `fit(5)`. After it has stopped a run, or when
     the trainer no longer holds the best weights (another trainer, a fit without this object), it starts anew.
     """
+
+    for_chains = False
 
     def __init__(self, patience: int = 3, monitor: str | None = None, min_delta: float = 0.0) -> None:
         self.patience, self.min_delta = check_int("patience", patience, 1), check_number("min_delta", min_delta)
@@ -193,6 +199,7 @@ class Checkpoint(Callback):
         self.best, self.monitor, self._lowest = check_bool("best", best), monitor, math.inf
         if monitor is not None and not self.best:
             raise ValueError(f"monitor is {monitor!r}; it goes with best=True")
+        self.for_chains = not self.best
         self._path(0)
 
     def _path(self, epoch: int) -> Path:

@@ -11,7 +11,7 @@ from minicf.arguments import check_unmasked
 from minicf.data import Ratings
 from minicf.losses import SQUARED_ERROR, Loss
 from minicf.optim import Optimizer
-from minicf.solvers import Gradient, Solver
+from minicf.solvers import Gibbs, Gradient, Solver
 
 
 def as_solver(given: Any, loss: Loss | None, batch_size: int | None) -> Solver:
@@ -55,7 +55,7 @@ def dtype_name(dtype: Any) -> str:
     return name
 
 
-def listed(callbacks: Any) -> list[Any]:
+def listed(callbacks: Any, solver: Solver) -> list[Any]:
     """Return callbacks as a list; an object with none of their methods would be ignored in silence."""
     methods = ("on_fit_begin", "on_epoch_begin", "on_part_end", "on_epoch_end", "on_fit_end")
     if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
@@ -64,6 +64,11 @@ def listed(callbacks: Any) -> list[Any]:
     for callback in listed:
         if isinstance(callback, type) or not any(hasattr(callback, name) for name in methods):
             raise TypeError(f"callbacks has {callback!r}; a callback is an object with a method of {methods}")
+        if isinstance(solver, Gibbs) and not getattr(callback, "for_chains", True):
+            raise ValueError(
+                f"callbacks has {type(callback).__name__}, which goes by the best or the mean of epochs; a sweep "
+                "of Gibbs sampling is one sample of many, no better than the next: leave it out"
+            )
     return listed
 
 

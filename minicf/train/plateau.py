@@ -41,6 +41,8 @@ class ReduceLROnPlateau(Callback):
         The column is missing or NaN, or the solver has no learning rate.
     """
 
+    for_chains = False
+
     def __init__(
         self,
         factor: float = 0.1,

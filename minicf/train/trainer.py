@@ -27,8 +27,8 @@ from minicf.optim import Optimizer
 from minicf.schedules import Pace, Schedule
 from minicf.solvers import Gradient, Part, Solver
 from minicf.threads import limit_blas
+from minicf.train import bags as tables
 from minicf.train.averaging import WeightAverage
-from minicf.train.bags import bag_sizes, check_features, fill, from_arrays, to_arrays
 from minicf.train.callbacks import Callback, Checkpoint, EarlyStopping
 from minicf.train.checks import as_solver, check_one_split, check_ratings, dtype_name, indices, listed
 from minicf.train.console import Interruptible, progress_bar
@@ -144,7 +144,7 @@ class Trainer:
             )
         self._pace = Pace(math.nan if self.solver.lr is None else self.solver.lr)
         self._given = self._match(weights)
-        self._features = check_features(model, {"user_features": user_features, "item_features": item_features})
+        self._features = tables.check_features(model, {"user_features": user_features, "item_features": item_features})
         self.bags: dict[str, Bags] = {name: one.bags(BAGS[name]) for name, one in self._features.items()}
         self._fingerprints: dict[str, str] = {}
         self._program: Program | None = None
@@ -193,7 +193,7 @@ class Trainer:
         vocabularies = {"user": ratings.users, "item": ratings.items}
         sizes = {side: len(vocabulary) for side, vocabulary in vocabularies.items()}
         if self._program is None:
-            whole = sizes | bag_sizes(self.model, sizes, self._features)
+            whole = sizes | tables.bag_sizes(self.model, sizes, self._features)
             found = self.model.sizes_of(self._given, whole)
             if found != whole:
                 raise ValueError(
@@ -222,7 +222,7 @@ class Trainer:
 
     def _fill(self, program: Program, train: Ratings) -> None:
         """Fill the model's bags from training ratings."""
-        self.bags = fill(self.model, train, self.bags)
+        self.bags = tables.fill(self.model, train, self.bags)
         program.hold(self.bags)
 
     def _check_bags(self) -> None:
@@ -334,7 +334,9 @@ class Trainer:
         counts = {"user": train.user_counts(), "item": train.item_counts()}
         counts |= {name: one.read(counts[one.side], self._sizes[name]) for name, one in self.bags.items()}
         # Checkpoints last, so that they hold what the other callbacks made of the epoch.
-        self._callbacks = tuple(sorted(listed(callbacks), key=lambda callback: isinstance(callback, Checkpoint)))
+        self._callbacks = tuple(
+            sorted(listed(callbacks, solver), key=lambda callback: isinstance(callback, Checkpoint))
+        )
         self._resume_callbacks()
         metric = solver.loss.metric
         # Each callback that began ends, whatever the others raise.
@@ -547,7 +549,7 @@ class Trainer:
         """Write a checkpoint with all that resuming needs; `path` is replaced whole or not at all.
 
         It holds the model, the solver and its state, the weights, the learning rate, where the schedule stands, the
-        history, the bags, fingerprints of the ids, and what the callbacks of the running or last `fit` hold.
+        history, bags and features, fingerprints of the ids, and what the callbacks of the running or last `fit` hold.
 
         Raises
         ------
@@ -570,7 +572,8 @@ class Trainer:
         }
         arrays = {f"weights.{name}": value for name, value in program.weights().items()}
         arrays |= {f"state.{name}": value for name, value in program.state().items()}
-        arrays |= {f"bags.{name}": value for name, value in to_arrays(self.bags).items()}
+        arrays |= {f"bags.{name}": value for name, value in tables.to_arrays(self.bags).items()}
+        arrays |= {f"features.{name}": value for name, value in tables.described_arrays(self.solver).items()}
         for key, state in held.items():
             arrays |= {f"callback.{key}.{name}": value for name, value in state[1].items()}
         files.write(path, "checkpoint", json.loads(json.dumps(header)), arrays)
@@ -599,8 +602,11 @@ class Trainer:
             else:  # version 0.1
                 optimizer = registry.from_config(header["optimizer"], Optimizer, "optimizer")
                 solver = Gradient(optimizer, batch_size=header["batch_size"])
+            model = registry.from_config(header["model"], Model, "model")
+            if described := files.section(arrays, "features"):
+                solver = tables.described_solver(solver, described, model.sizes_of(weights))
             trainer = cls(
-                registry.from_config(header["model"], Model, "model"),
+                model,
                 solver,
                 backend=backend,
                 dtype=header["dtype"],
@@ -612,7 +618,7 @@ class Trainer:
             state = files.section(arrays, "state")
             check_state(state, trainer.program.state())
             trainer.program.load(weights, state)
-            trainer.bags = from_arrays(files.section(arrays, "bags"), trainer.model, trainer._sizes)
+            trainer.bags = tables.from_arrays(files.section(arrays, "bags"), trainer.model, trainer._sizes)
             trainer.program.hold(trainer.bags)
             trainer.epoch = check_int("epoch", header["epoch"], 0)
             trainer.history.rows = checked_rows(header["history"], trainer.epoch, trainer.history.metric)
