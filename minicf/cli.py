@@ -24,6 +24,7 @@ import pandas as pd
 
 from minicf import tables
 from minicf.data import Vocabulary
+from minicf.data.checks import plural
 from minicf.texts import harmless
 
 DUPLICATES = ("warn", "mean", "last", "error")
@@ -109,6 +110,7 @@ OPTIONS = {
     r'Say duplicates="mean" or "last"(.*), "error"': r"Say --duplicates mean or last\1, or --duplicates error",
     r"\bexclude_seen=False": "--with-seen",
     r"; use recalculate$": "",
+    r"\b(item|user)_features\b": r"--\1-features",
 }
 
 
@@ -189,6 +191,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--output", required=True, metavar="FILE", help="file for the model, .npz")
     columns(sub)
     sub.add_argument("--titles", metavar="CSV", help="CSV file of items with the item column and 'title'")
+    for side in ("item", "user"):
+        sub.add_argument(
+            f"--{side}-features", metavar="CSV",
+            help=f"CSV file with a row for each {side}: the {side} column, and numbers or categories (A|B is two) in "
+            f"others; {side}s without ratings are predicted by them",
+        )  # fmt: skip
     sub.add_argument(
         "--model", default="dot_bias", choices=("dot_bias", "dot", "svd++", "net", "hybrid"), help="(dot_bias)"
     )
@@ -323,6 +331,21 @@ def _titles(path: str, column: str, encoding: str | None, items: Vocabulary) -> 
     return pd.Series(title.to_numpy(dtype=object), index=ids)
 
 
+def _features(path: str, side: str, column: str, encoding: str | None, known: Vocabulary) -> pd.DataFrame:
+    frame = tables.read(path, [column], encoding, f"see --{side}-column", rest=True)
+    ids, strange = tables.ids_like(frame[column], known)
+    if known.ids.dtype == object:
+        strange = (ids.str.strip() == "").to_numpy(dtype=bool)
+    if strange.any():
+        what = "no id" if known.ids.dtype == object else "no integer"
+        _say(
+            f"{strange.sum():,} of {plural(len(ids), 'row')} in {path} have {what} for the {side}, such as "
+            f"{frame[column][strange].iloc[0]!r}, and were left out"
+        )
+    values = {name: tables.values_of(texts) for name, texts in frame.items() if name != column}
+    return pd.DataFrame({column: ids.to_numpy(), **values})[~strange]
+
+
 def _names(recommender: Any) -> dict[str, str]:
     return {role: getattr(recommender, role) for role in COLUMNS}
 
@@ -392,8 +415,13 @@ def _train(options: argparse.Namespace) -> None:
     titles = None
     if options.titles:
         titles = _titles(options.titles, columns["item"], options.encoding, ratings.items)
+    features = {
+        f"{side}_features": _features(path, side, columns[side], options.encoding, known)
+        for side, known in (("item", ratings.items), ("user", ratings.users))
+        if (path := getattr(options, f"{side}_features"))
+    }
     try:
-        recommender.fit(ratings, titles=titles)
+        recommender.fit(ratings, titles=titles, **features)
     except DivergenceError as error:
         low, high = ratings.rating.min(), ratings.rating.max()
         raise _Failure(

@@ -180,7 +180,9 @@ def _text(data: bytes, path: str, encoding: str | None) -> str:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read(path: str, columns: Sequence[str], encoding: str | None = None, remedy: str = "") -> pd.DataFrame:
+def read(
+    path: str, columns: Sequence[str], encoding: str | None = None, remedy: str = "", rest: bool = False
+) -> pd.DataFrame:
     """Read columns of a CSV file as text.
 
     Parameters
@@ -193,6 +195,8 @@ def read(path: str, columns: Sequence[str], encoding: str | None = None, remedy:
         Of a file without a byte order mark; UTF-8 by default.
     remedy : str
         Ends the message where a column is missing.
+    rest : bool
+        Also read all other columns that have a name.
 
     Returns
     -------
@@ -220,6 +224,9 @@ def read(path: str, columns: Sequence[str], encoding: str | None = None, remedy:
     _check_quotes(text, separator, path)
     names = _split(header, separator, path)
     _check_header(names, columns, path, remedy)
+    if rest:
+        columns = [*columns, *(name for name in names if name.strip() and name not in columns)]
+    _check_once(names, columns, path)
     try:
         with warnings.catch_warnings():
             # Rows that are all longer than the header: pandas would take their first values for an index, and
@@ -290,6 +297,9 @@ def _check_header(names: list[str], columns: Sequence[str], path: str, remedy: s
         raise TableError(
             f"{path} has no column {', '.join(map(repr, missing))}; it has {shown}" + (f"; {remedy}" if remedy else "")
         )
+
+
+def _check_once(names: list[str], columns: Sequence[str], path: str) -> None:
     for name in columns:
         if (copies := names.count(name)) > 1:
             raise TableError(f"{path} has {copies} columns {name!r}; rename or drop all but one")
@@ -320,6 +330,19 @@ def integer_of(text: str) -> int | None:
         return None
     value = int(text.partition(".")[0])
     return value if -(2**63) <= value < 2**63 else None
+
+
+def values_of(texts: pd.Series) -> pd.Series:
+    """Return the values of a column: numbers if all of them are, else text; None where there is none.
+
+    Texts with a zero before other digits, such as codes of places, are no numbers.
+    """
+    there = texts.str.strip() != ""
+    numbers = pd.to_numeric(texts.where(there), errors="coerce")
+    coded = texts.str.fullmatch(r"\s*[+-]?0[0-9]+\s*")
+    if (np.isfinite(numbers.to_numpy(dtype=float)) & ~coded)[there].all():
+        return numbers
+    return texts.astype(object).where(there, None)
 
 
 def ids_like(texts: pd.Series, known: Vocabulary) -> tuple[pd.Series, np.ndarray]:

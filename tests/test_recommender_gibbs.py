@@ -86,8 +86,6 @@ def test_the_solver_follows_what_is_asked_for(arguments, given, expected):
         ({"learning_rate": 0.1, "optimizer": Adam(0.1)}, {}, "learning_rate"),
         ({"solver": Gradient(Adam(0.1)), "batch_size": 4}, {}, "batch_size"),
         ({"learning_rate": -0.1}, {}, "learning_rate"),
-        ({"solver": "sgd"}, {"item_features": pd.DataFrame({"movieId": [1, 2], "x": [1.0, 2.0]})}, "solver"),
-        ({"epochs": 2}, {"item_features": pd.DataFrame({"movieId": [1, 2], "x": [1.0, 2.0]})}, "epochs"),
     ],
 )  # fmt: skip
 def test_what_a_solver_does_not_have_is_refused(arguments, given, names):

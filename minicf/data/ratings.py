@@ -204,8 +204,8 @@ class Ratings:
             times,
             users,
             items,
-            _aligned_texts(titles, items, "titles"),
-            _aligned_texts(genres, items, "genres"),
+            aligned_texts(titles, items, "titles"),
+            aligned_texts(genres, items, "genres"),
             None if weight is None else weight_values(columns["weight"], weight),
         )
         return ratings._unique_pairs(duplicates)
@@ -653,7 +653,7 @@ def _checked_texts(texts: Any, n: int, name: str) -> NDArray[np.object_] | None:
     return frozen(array)
 
 
-def _aligned_texts(texts: Any, items: Vocabulary, name: str) -> NDArray[np.object_] | None:
+def aligned_texts(texts: Any, items: Vocabulary, name: str) -> NDArray[np.object_] | None:
     """Return the text of each item, None where there is none."""
     if texts is None:
         return None

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from minicf.data import Features, Ratings, Vocabulary
-from minicf.recommender.inputs import Inputs, of_side
+from minicf.data.checks import plural, shown
+from minicf.data.ratings import aligned_texts
+from minicf.recommender.inputs import Inputs, of_side, warn
+
+log = logging.getLogger("minicf")
 
 
-def described(ratings: Ratings, frames: Mapping[str, Any], inputs: Inputs) -> tuple[Ratings, dict[str, Features]]:
+def described(
+    ratings: Ratings, frames: Mapping[str, Any], inputs: Inputs, titles: Any = None
+) -> tuple[Ratings, dict[str, Features]]:
     """Return ratings whose vocabularies also have the ids of some tables of features, and these features.
 
     Parameters
@@ -20,16 +27,22 @@ def described(ratings: Ratings, frames: Mapping[str, Any], inputs: Inputs) -> tu
         With vocabularies of the ids that have ratings.
     frames : dict of DataFrame or None, by side
     inputs : Inputs
+    titles : mapping or Series from item id to text, optional
+        Those of the ratings, also of items that have none.
 
     Returns
     -------
     ratings : Ratings
-        Titles are those of before; other items have None.
     features : dict of Features, by side
         In the order of the vocabularies; an id without a row in its table has no entries.
+
+    Raises
+    ------
+    ValueError
+        The ids of a table are of another type than those of the ratings, or `Features.from_frame` refuses it.
     """
     vocabularies, rows = {"user": ratings.users, "item": ratings.items}, {"user": ratings.user, "item": ratings.item}
-    features, titles = {}, ratings.titles
+    features, known = {}, ratings.titles
     for side, frame in frames.items():
         if frame is None:
             continue
@@ -38,16 +51,25 @@ def described(ratings: Ratings, frames: Mapping[str, Any], inputs: Inputs) -> tu
         if rated.ids.dtype != ids.ids.dtype:
             kinds = ["text" if x.ids.dtype == object else "integers" for x in (ids, rated)]
             raise ValueError(f"ids of {side}_features are {kinds[0]}; they must be {kinds[1]}, like those of X")
+        there = ids.index(rated.ids, missing=-1) >= 0
+        log.info(
+            "%s_features: %d of %d %ss with ratings have a row; %d others are known by it alone",
+            side, there.sum(), len(rated), side, len(ids) - there.sum(),
+        )  # fmt: skip
+        if not there.any():
+            warn(
+                f"{side}_features has {plural(len(ids), 'row')}, none of them of the {plural(len(rated), side)} with "
+                f"ratings, so that nothing is learnt from it: its first id is {shown(ids.ids[0])}, that of X "
+                f"{shown(rated.ids[0])}"
+            )
         both = Vocabulary._trusted(np.unique(np.concatenate([rated.ids, ids.ids])))
         place = both.index(rated.ids)
         vocabularies[side], rows[side] = both, place[index].astype(np.int32)
         features[side] = found.take(ids.index(both.ids, missing=-1))
-        if side == "item" and titles is not None:
-            wide = np.full(len(both), None, object)
-            wide[place] = titles
-            titles = wide
+        if side == "item":
+            known = aligned_texts(titles, both, "titles")
     joined = Ratings._trusted(
         rows["user"], rows["item"], ratings.rating, ratings.timestamp, vocabularies["user"], vocabularies["item"],
-        titles, None, ratings.weight,
+        known, None, ratings.weight,
     )  # fmt: skip
     return joined, features

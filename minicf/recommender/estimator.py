@@ -63,7 +63,7 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
     ----------
     model : "dot_bias", "dot", "svd++", "net", "hybrid" or Model
         A model object is used as it is, except that a `global_mean` of 0 becomes the mean rating. "svd++" trains
-        `SVDpp` and keeps what that became, a `DotBias`.
+        `SVDpp` and keeps what that became, a `DotBias`; so do "dot_bias" and "dot" with features, without histories.
     n_factors : int, optional
         K, for a model given by name; by default 128, and 7 for Gibbs sampling, whose average over samples is a model of
         16 factors, or of K where that is more.
@@ -93,8 +93,8 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         "auto" takes the fastest backend that runs here.
     random_state : int, RandomState or None
     unknown : "bias", "nan" or "raise"
-        Policy for unknown ids (ids without a rating in training), in every method. "bias": an unknown user is scored
-        as the mean user, an unknown item as the mean item. "nan": no score, and no list. "raise": an
+        Policy for unknown ids (without a rating in training, and without features), in every method. "bias": an unknown
+        user is scored as the mean user, an unknown item as the mean item. "nan": no score, and no list. "raise": an
         `UnknownIdError`. Methods that return tables flag unknown ids in a column ``known``.
     user, item, rating : str
         Columns of a frame.
@@ -110,7 +110,7 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
     Attributes
     ----------
     users_, items_ : Vocabulary
-        The known ids: those with a rating in training.
+        The known ids: those with a rating in training, or a row of features.
     titles_ : array of object, or None
         A title, or None, for each item.
     solver_ : Solver
@@ -258,9 +258,11 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
             As for `Trainer.fit`. The trainer that they see works in training units: with the default optimizer of
             dot products its ratings are standardized, (r - `mean_`) / `unit_`, and so are errors and weights.
         item_features, user_features : DataFrame, optional
-            What is known of items and users beside ratings, for Gibbs sampling: a row an id, which is the index or the
-            column `item` or `user`; other columns are numbers, booleans, text ("Action|Comedy" is two categories) or
-            lists. An id that is described is known, and predicted by its features, though it has no rating.
+            What is known of items and users beside ratings, for "dot_bias", "dot" and "svd++", by Gibbs sampling or
+            gradient descent: a row an id, which is the index or the column `item` or `user`; other columns are numbers,
+            booleans, text ("Action|Comedy" is two categories) or lists. An id that is described is known, and predicted
+            by its features, though it has no rating. Their decay is `settings.FEATURE_DECAY`; ratings that
+            `partial_fit` adds go on from the rows, without features.
 
         Returns
         -------
@@ -283,17 +285,17 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         Settings.of(arguments)
         ratings, self.n_features_in_ = self.inputs.training(X, y, titles, sample_weight)
         self.rating_range_ = float(ratings.rating.min()), float(ratings.rating.max())
+        if titles is None and isinstance(X, Ratings) and X.titles is not None:
+            titles = pd.Series(X.titles, X.items.ids)
+        ratings, features = described(ratings, frames, self.inputs, titles)
         inside = warn_of_values(ratings)
-        ratings, features = described(ratings, frames, self.inputs)
         asked = {
             "sample_weight": example_weights(ratings) is not None,
             "valid": valid is not None,
             "callbacks": not suits_chains(callbacks),
         }
-        settings = Settings.of(arguments, takes_gibbs(arguments, ratings, asked, bool(features)))
-        if (
-            settings.named
-        ):  # of squared errors, one outlier would be most of the sum: a default optimizer has it cut off
+        settings = Settings.of(arguments, takes_gibbs(arguments, ratings, asked), tuple(features))
+        if settings.named:  # of squared errors, one outlier would be most of the sum
             ratings = inside
         seed = seed_of(self.random_state)
         self.mean_, self.std_ = moments(ratings)
@@ -406,7 +408,7 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
             done = sample(ratings, self.model_, solver, settings, seed, callbacks, before)
         else:
             units = Units(self.mean_, self.unit_)
-            done = train(ratings, self.model_, units, settings, seed, weights, valid, callbacks)
+            done = train(ratings, self.model_, units, settings, seed, weights, valid, callbacks, features)
         self.solver_, self._cache = settings.solver, {}
         self.model_, self.weights_, self.history_, self.posterior_ = done[:4]
         self.described_ = bool(features)

@@ -6,12 +6,13 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from minicf.data import Bags, Ratings
+from minicf.data import Bags, Features, Ratings
 from minicf.models import Dot, DotBias, Model, SVDpp
 from minicf.recommender.settings import Settings, for_model, sampling_backend
 from minicf.recommender.units import Units
@@ -220,6 +221,7 @@ def train(
     weights: Mapping[str, np.ndarray] | None = None,
     valid: Ratings | None = None,
     callbacks: Iterable[Any] = (),
+    features: Mapping[str, Features] = MappingProxyType({}),
 ) -> Trained:
     """Train a model on ratings in stars, by a solver other than `Gibbs`.
 
@@ -239,6 +241,8 @@ def train(
         In stars; with early stopping in place of a part of the ratings.
     callbacks : iterable of Callback
         Of the trainer, whose ratings are in training units.
+    features : dict of Features, by side
+        In the order of the ids; of the sides whose features the model of `settings` reads.
     """
     rows, held = units.ratings(ratings), None if valid is None else units.ratings(valid)
     own: list[Any] = []
@@ -269,6 +273,8 @@ def train(
         seed=seed,
         weights=None if weights is None else units.weights(model, weights),
         n_threads=settings.n_threads,
+        user_features=features.get("user"),
+        item_features=features.get("item"),
     )
     shuffle: Any = None  # a solver that was given has an order of its own
     if settings.ordered:
@@ -279,5 +285,28 @@ def train(
     )  # fmt: skip
     found = trainer.weights
     if isinstance(trained, SVDpp):
-        found = trained.collapsed(found, trainer.bags)[1]
+        tables, found = found, trained.collapsed(found, trainer.bags)[1]
+        for side, described in features.items():
+            counts = rows.user_counts() if side == "user" else rows.item_counts()
+            for name in model.tables(side):
+                of_features = described.product(tables[name.replace(side, f"{side}_features", 1)])
+                found[name] = with_mean_rest(found[name], of_features, counts > 0)
     return Trained(model, units.stars(model, found), units.history(trainer.history.frame()))
+
+
+def with_mean_rest(table: np.ndarray, of_features: np.ndarray, rated: np.ndarray) -> np.ndarray:
+    """Return a table in which a row without ratings is the mean row, but for what its features say.
+
+    Parameters
+    ----------
+    table, of_features : arrays, shape (rows, ...)
+        P + H + F Y, and F Y alone: of a row without ratings no step moved P, and the history H is empty.
+    rated : array of bool, shape (rows,)
+
+    Notes
+    -----
+    (F16) p = mean over rated rows of (P + H) + F Y, since F Y was fitted beside P + H, whose mean is not 0.
+    """
+    found = table.copy()
+    found[~rated] = (table - of_features)[rated].mean(axis=0, dtype=np.float64) + of_features[~rated]
+    return found
