@@ -144,13 +144,20 @@ _RSS_UNIT = 1 << 20 if sys.platform == "darwin" else 1 << 10
 """A Mac counts bytes, Linux kibibytes."""
 
 
-def _memory(name: str) -> float:
+def memory(name: str) -> float:
     """Of this process in MiB: VmRSS now, VmHWM at most so far."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(name):
                 return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_UNIT  # elsewhere than on Linux: the peak alone
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
+    """Result, seconds and CPU seconds of this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    return result, time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _serve(connection: Any, where: str, task: Task, path: Path) -> None:
@@ -160,13 +167,13 @@ def _serve(connection: Any, where: str, task: Task, path: Path) -> None:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.threads])
         module, _, name = where.partition(":")
         kind = getattr(importlib.import_module(module), name)
-        base = _memory("VmRSS")
+        base = memory("VmRSS")
         it = kind(task, data.load(path))
         connection.send(("ok", {package: metadata.version(package) for package in it.packages}))
         while (received := connection.recv()) != "stop":
             request, *arguments = received
             if request == "facts":
-                peak = _memory("VmHWM")
+                peak = memory("VmHWM")
                 own = peak - base
                 if it.program_of_its_own:
                     own = peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / _RSS_UNIT
