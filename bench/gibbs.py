@@ -48,6 +48,7 @@ from minicf.datasets import make_ratings
 from minicf.solvers import Gibbs, Posterior
 
 RECORD = Path(__file__).parent / "results" / "gibbs.csv"
+README = Path(__file__).parent.parent / "README.md"
 TURNS_OF_MYFM = Path(__file__).parent / "rivals" / "myfm_turns.py"
 K = 7
 CASES: dict[str, tuple[dict[str, Any], int]] = {
@@ -313,6 +314,44 @@ def summary(rows: list[Row]) -> list[str]:
     return said
 
 
+def table(rows: list[Row]) -> str:
+    """Write the record as a table: means over seeds, the median of seconds."""
+    lines = ["| what | error | CPU seconds | beside |", "|---|---|---|---|"]
+    for section, case in dict.fromkeys((row["section"], row["case"]) for row in rows):
+        own = [row for row in rows if (row["section"], row["case"]) == (section, case)]
+
+        def mean(key: str, own: list[Row] = own) -> float | None:
+            values = [float(row[key]) for row in own if row.get(key)]
+            return float(np.mean(values)) if values else None
+
+        errors = {
+            "mse": "MSE {:.4f}", "rmse": "RMSE {:.4f}", "rmse_to_signal": "{:.4f} off the signal",
+        }  # fmt: skip
+        beside = {
+            "mse_rank_16": "rank 16: {:.4f}", "cpu_seconds_compress": "made in {:.2g} s",
+            "within_1": "within one deviation {:.1%}", "within_2": "two {:.1%}",
+            "bytes_per_rating": "{:.0f} bytes a rating at the peak",
+        }  # fmt: skip
+        found, more = (
+            ", ".join(text.format(mean(key)) for key, text in names.items() if mean(key) is not None)
+            for names in (errors, beside)
+        )
+        cpu = np.median([float(row["cpu_seconds"]) for row in own])
+        place = "" if section in ("published", "recommender", "svdpp") else f"{section.replace('_', '-')}: "
+        lines.append(f"| {place}{case} | {found or '–'} | {cpu:.3g} | {more or '–'} |")
+    return "\n".join(lines)
+
+
+def report(path: Path) -> None:
+    """Fill README with the record."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    text = README.read_text(encoding="utf-8")
+    begin, end = "<!-- bench:stars -->\n", "<!-- /bench -->"
+    head, _, rest = text.partition(begin)
+    README.write_text(f"{head}{begin}{table(rows)}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
 def ratio(rows: list[Row]) -> str:
     """Say how much sooner two threads are: the median over seeds of the ratio of seconds in the same round."""
     seconds = [[row["seconds"] for row in rows if row["threads"] == n] for n in (1, 2)]
@@ -343,7 +382,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--large", action="store_true", help="25 million ratings as well: minutes, and gigabytes")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether all runs")
     parser.add_argument("--out", type=Path, default=RECORD, metavar="CSV")
+    parser.add_argument("--report", action="store_true", help="measure nothing: write the record into README")
     args = parser.parse_args(arguments)
+    if args.report:
+        report(args.out)
+        return
     options = Options(args.seeds, args.quick, args.myfm)
     left_out = {"large": not args.large, "myfm": not args.myfm}
     if "myfm" in args.only and not args.myfm:
