@@ -123,7 +123,7 @@ def test_many_at_once_equal_one_by_one(fitted, movielens):
 
 @pytest.mark.parametrize("solver", ["sgd", "gibbs"])
 def test_a_trained_users_own_ratings_give_the_trained_users_predictions(movielens, solver):
-    """Item tables fixed: within 0.05 stars on average, or the means' Monte Carlo error, on their own items and on all."""
+    """Item tables fixed: within 0.05 stars on average, or the Monte Carlo error, on their own items and on all."""
     recommender = Recommender(solver=solver).fit(movielens[0])
     frame = movielens[0].frame()
     again = frame.assign(userId=frame.userId + 10_000)
