@@ -655,7 +655,7 @@ def test_partial_fit_learns_and_admits(movielens):
     frame = train.frame()
     late = np.random.RandomState(0).uniform(size=len(frame)) < 0.2
     late |= (frame.userId % 50 == 0) | (frame.movieId % 50 == 0)  # users and items that come later
-    recommender = Recommender(n_factors=32).fit(frame[~late])
+    recommender = Recommender(n_factors=32, n_samples=20).fit(frame[~late])
     before = recommender.evaluate(valid)["rmse"]
     recommender.partial_fit(frame[late])
     assert recommender.evaluate(valid)["rmse"] < before
