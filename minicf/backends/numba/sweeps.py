@@ -1,4 +1,4 @@
-"""Kernels of a sweep of Gibbs sampling beside the draw of rows: products, features (P4), errors for (P6) and (P7)."""
+"""Kernels of a sweep of Gibbs sampling beside the draw of rows: products, (P4), (P17), and errors for (P6), (P7)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from minicf.backends.numba.jit import kernel
+from minicf.backends.numba.jit import inline, kernel
 from minicf.backends.numba.vectors import atomic_add, count_lanes, horizontal_sum, load, store, zero_vector
 
 CHUNK = 256
@@ -56,10 +56,22 @@ def features_kernel(start, row, value, squares, x, base, mean, residual, weights
             store(residual, row[s], k, load(residual, row[s], k) + change * value[s])
 
 
+@inline
+def predicted(biases, x, u, w, i):
+    """Compute b + c + p . q."""
+    score = zero_vector(x)
+    for k in range(0, x.shape[1], count_lanes(x)):
+        score = score + load(x, u, k) * load(w, i, k)
+    y = horizontal_sum(score)
+    if biases:  # the product of the biases has to go, their sum to come
+        y += x[u, 0] + w[i, 0] - x[u, 0] * w[i, 0]
+    return y
+
+
 @kernel
 def errors_kernel(biases, start, other, rating, x, w, theirs, squares, sums, shared):
     """Fill `squares` (n,) with the ratings' squared errors, and `sums` (rows,) with those times the items' noise."""
-    n, lanes, width = len(start) - 1, count_lanes(x), x.shape[1]
+    n = len(start) - 1
     while True:
         chunk = atomic_add(shared, 0, 1)
         if chunk * CHUNK >= n:
@@ -68,15 +80,41 @@ def errors_kernel(biases, start, other, rating, x, w, theirs, squares, sums, sha
             total = 0.0
             for s in range(start[u], start[u + 1]):
                 i = other[s]
-                score = zero_vector(x)
-                for k in range(0, width, lanes):
-                    score = score + load(x, u, k) * load(w, i, k)
-                y = horizontal_sum(score)
-                if biases:  # the product of the biases has to go, their sum to come
-                    y += x[u, 0] + w[i, 0] - x[u, 0] * w[i, 0]
-                error = rating[s] - y
+                error = rating[s] - predicted(biases, x, u, w, i)
                 squares[s] = error * error
                 total += theirs[i] * squares[s]
+            sums[u] = total
+
+
+@kernel
+def effects_kernel(
+    biases, start, other, rating, x, w, own, theirs, alpha, day, days, z, a, v, effect, squares, sums, shared
+):
+    """Draw the effects of the users' days by (P17), then fill `squares` and `sums` with errors as `errors_kernel` does.
+
+    `day` is the user-day of each rating, user u has those from ``days[u]`` to ``days[u + 1]``. Before, `a` is tau and
+    `v` is 0 of each; `z` are normal numbers.
+    """
+    n = len(start) - 1
+    while True:
+        chunk = atomic_add(shared, 0, 1)
+        if chunk * CHUNK >= n:
+            break
+        for u in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            for s in range(start[u], start[u + 1]):
+                i, d = other[s], day[s]
+                error = rating[s] - predicted(biases, x, u, w, i)
+                weight = alpha * own[u] * theirs[i]
+                squares[s] = error  # less its effect below
+                a[d] += weight
+                v[d] += weight * error
+            for d in range(days[u], days[u + 1]):
+                effect[d] = v[d] / a[d] + z[d] / math.sqrt(a[d])
+            total = 0.0
+            for s in range(start[u], start[u + 1]):
+                error = squares[s] - effect[day[s]]
+                squares[s] = error * error
+                total += theirs[other[s]] * squares[s]
             sums[u] = total
 
 
