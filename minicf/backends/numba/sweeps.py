@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from minicf.backends.numba.jit import inline, kernel
+from minicf.backends.numba.jit import kernel
 from minicf.backends.numba.vectors import atomic_add, count_lanes, horizontal_sum, load, store, zero_vector
 
 CHUNK = 256
@@ -56,22 +56,10 @@ def features_kernel(start, row, value, squares, x, base, mean, residual, weights
             store(residual, row[s], k, load(residual, row[s], k) + change * value[s])
 
 
-@inline
-def predicted(biases, x, u, w, i):
-    """Compute b + c + p . q."""
-    score = zero_vector(x)
-    for k in range(0, x.shape[1], count_lanes(x)):
-        score = score + load(x, u, k) * load(w, i, k)
-    y = horizontal_sum(score)
-    if biases:  # the product of the biases has to go, their sum to come
-        y += x[u, 0] + w[i, 0] - x[u, 0] * w[i, 0]
-    return y
-
-
 @kernel
 def errors_kernel(biases, start, other, rating, x, w, theirs, squares, sums, shared):
     """Fill `squares` (n,) with the ratings' squared errors, and `sums` (rows,) with those times the items' noise."""
-    n = len(start) - 1
+    n, lanes, width = len(start) - 1, count_lanes(x), x.shape[1]
     while True:
         chunk = atomic_add(shared, 0, 1)
         if chunk * CHUNK >= n:
@@ -80,7 +68,13 @@ def errors_kernel(biases, start, other, rating, x, w, theirs, squares, sums, sha
             total = 0.0
             for s in range(start[u], start[u + 1]):
                 i = other[s]
-                error = rating[s] - predicted(biases, x, u, w, i)
+                score = zero_vector(x)
+                for k in range(0, width, lanes):
+                    score = score + load(x, u, k) * load(w, i, k)
+                y = horizontal_sum(score)
+                if biases:  # the product of the biases has to go, their sum to come
+                    y += x[u, 0] + w[i, 0] - x[u, 0] * w[i, 0]
+                error = rating[s] - y
                 squares[s] = error * error
                 total += theirs[i] * squares[s]
             sums[u] = total
@@ -93,9 +87,10 @@ def effects_kernel(
     """Draw the effects of the users' days by (P17), then fill `squares` and `sums` with errors as `errors_kernel` does.
 
     `day` is the user-day of each rating, user u has those from ``days[u]`` to ``days[u + 1]``. Before, `a` is tau and
-    `v` is 0 of each; `z` are normal numbers.
+    `v` is 0 of each; `z` are normal numbers. The lines of `errors_kernel` stand here too: a function of them, inlined in
+    both, is compiled with its operations in another order, which would change the last bits of chains without effects.
     """
-    n = len(start) - 1
+    n, lanes, width = len(start) - 1, count_lanes(x), x.shape[1]
     while True:
         chunk = atomic_add(shared, 0, 1)
         if chunk * CHUNK >= n:
@@ -103,7 +98,13 @@ def effects_kernel(
         for u in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
             for s in range(start[u], start[u + 1]):
                 i, d = other[s], day[s]
-                error = rating[s] - predicted(biases, x, u, w, i)
+                score = zero_vector(x)
+                for k in range(0, width, lanes):
+                    score = score + load(x, u, k) * load(w, i, k)
+                y = horizontal_sum(score)
+                if biases:
+                    y += x[u, 0] + w[i, 0] - x[u, 0] * w[i, 0]
+                error = rating[s] - y
                 weight = alpha * own[u] * theirs[i]
                 squares[s] = error  # less its effect below
                 a[d] += weight
