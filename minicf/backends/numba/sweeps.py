@@ -87,8 +87,8 @@ def effects_kernel(
     """Draw the effects of the users' days by (P17), then fill `squares` and `sums` with errors as `errors_kernel` does.
 
     `day` is the user-day of each rating, user u has those from ``days[u]`` to ``days[u + 1]``. Before, `a` is tau and
-    `v` is 0 of each; `z` are normal numbers. The lines of `errors_kernel` stand here too: a function of them, inlined in
-    both, is compiled with its operations in another order, which would change the last bits of chains without effects.
+    `v` is 0 of each; `z` are normal numbers. The lines of `errors_kernel` stand here too: a function of them, inlined
+    in both, is compiled in another order, which would change the last bits of chains without effects.
     """
     n, lanes, width = len(start) - 1, count_lanes(x), x.shape[1]
     while True:
