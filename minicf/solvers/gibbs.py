@@ -224,6 +224,7 @@ def effect_conditional(chain: Chain) -> tuple[np.ndarray, np.ndarray]:
 
         (P17) t_d ~ N(v / A, 1 / A),  A = tau + alpha a_u sum_(i in d) g_i,  v = alpha a_u sum_(i in d) g_i e_ui
     """
+    assert chain.day is not None
     n, precision = len(chain.effect), chain.rating_precision()
     residual = chain.rating - (chain.predict() - chain.day_effect())
     a = chain.effect_precision + np.bincount(chain.day, precision, n)
