@@ -263,6 +263,24 @@ def test_it_trains_by_the_trainer():
     assert len(trainer.history) == 6
 
 
+@pytest.mark.parametrize("module", [plain, compiled])
+def test_where_chains_start(module):
+    ratings, model = table(1000, 50, 2000), DotBias(4, global_mean=3.0)
+    weights = model.init_weights(1000, 50, 3) | {"user_bias": np.full(1000, 0.5)}
+    begun = []
+    for solver in (Gibbs(2, 1, n_chains=2, start=0.25), Gibbs(2, 1, n_chains=2, start=None)):
+        program = module.BACKEND.compile(model, solver, weights, 5, "float64")
+        solver.begin(program, solver.prepare(ratings))
+        begun.append(program.slots["x.user"])
+    drawn, given = begun
+    scale = ratings.rating.std(dtype=np.float64)
+    assert (drawn[:, :, 0] == 0).all()
+    assert drawn[:, :, 1:].std(axis=(1, 2)) == pytest.approx([0.25, 0.25], rel=4 / np.sqrt(2 * 4000))  # four deviations
+    assert abs(np.corrcoef(drawn[0, :, 1:].ravel(), drawn[1, :, 1:].ravel())[0, 1]) < 4 / np.sqrt(4000)
+    np.testing.assert_allclose(given[:, :, 0], 0.5 / scale)
+    np.testing.assert_allclose(given[1, :, 1:], weights["user_factors"] / np.sqrt(scale))
+
+
 # --- the distribution -------------------------------------------------------------------------------------------------
 
 
@@ -492,6 +510,7 @@ def test_predictions_have_the_effect_of_a_known_day_and_the_doubt_of_another():
         ({"nu": None}, "nu is None; it must be a number"),
         ({"noise": "users"}, "noise is 'users'; it must be one of"),
         ({"bags": True}, "bags is True; it must be one of"),
+        ({"start": 0.0}, "start is 0; it must be"),
         ({"time": "day"}, "time is 'day'; it must be one of"),
     ],
 )
@@ -546,5 +565,5 @@ def test_samples_of_an_interrupted_chain_are_those_drawn():
 
 
 def test_a_file_can_name_it():
-    solver = Gibbs(7, 3, 2, 5.0, "user", None, "user_day")
+    solver = Gibbs(7, 3, 2, 5.0, "user", None, None, "user_day")
     assert from_config(to_config(solver), Solver, "solver") == solver

@@ -127,6 +127,7 @@ def test_what_the_file_says(tmp_path):
     assert header.keys() == {
         "format", "version", "arguments", "model", "mean", "deviation", "unit", "rating_range", "n_ratings",
         "n_features_in", "history", "ids", "titles", "seen", "versions", "solver", "posterior",
+        "described",
     }  # fmt: skip
     assert header["deviation"] == first.std_
     assert arrays.keys() == {

@@ -49,6 +49,7 @@ def check() -> None:
     for name in ("bias", "net", "hybrid"):
         assert checking.check_gradients(cases.MODELS[name], method="project").ok
     assert checking.check_gradients(minicf.DotBias(3), method="project", loss=minicf.Logistic()).ok
+    assert checking.check_gradients(cases.BAGGED["svdpp-all"], method="project").ok
     batch = Batch(*np.zeros((2, 2), int), target=np.array([1.0, 2.0]), weight=np.array([2.0, 3.0]))
     value, slope = minicf.SquaredError()(np.array([3.0, 3.0]), batch)
     assert (value.tolist(), slope.tolist()) == ([8.0, 3.0], [8.0, 6.0])

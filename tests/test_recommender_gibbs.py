@@ -487,4 +487,4 @@ def test_ordinary_scales_have_no_outliers(step, low, high):
             table = Ratings.from_frame(pd.DataFrame({"userId": pairs // 100, "movieId": pairs % 100, "rating": stars}))
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                warn_of_values(table)
+                assert warn_of_values(table) is table

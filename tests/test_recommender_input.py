@@ -140,12 +140,12 @@ def test_repeated_pairs_are_counted_once_and_said_so(frame, call):
 
 
 def test_the_mean_of_repeated_ratings_is_what_is_trained_on(frame):
-    more = pd.concat([frame, frame.assign(rating=6 - frame.rating)], ignore_index=True)
+    more = pd.concat([frame, frame.assign(rating=6 - frame.rating + frame.index % 2)], ignore_index=True)
     with pytest.warns(UserWarning, match=f"{len(frame)} of {len(more)} rows"):
         warned = quick().fit(more)
-    merged = frame.assign(rating=3.0)
+    merged = frame.assign(rating=3 + frame.index % 2 / 2)
     assert warned.n_ratings_ == len(frame)
-    assert warned.rating_range_ == (3.0, 3.0)
+    assert warned.rating_range_ == (3.0, 3.5)
     np.testing.assert_array_equal(warned.predict(frame), quick().fit(merged).predict(frame))
     quick().fit(frame)  # no warning without repeats
 
@@ -277,6 +277,7 @@ def test_no_rows_have_no_predictions(fitted, frame):
 
 @pytest.mark.parametrize(("rows", "fraction"), [(4, 0.1), (9, 0.1), (1, 0.9), (97, 0.01)])
 def test_early_stopping_with_too_few_rows_names_its_own_arguments(frame, rows, fraction):
+    frame = frame.assign(rating=frame.index % 2 + 3.0)  # not all alike in the first rows
     message = rf"^early_stopping holds out validation_fraction={fraction} of the ratings, and of {rows} that is none"
     with pytest.raises(ValueError, match=message):
         quick(early_stopping=2, validation_fraction=fraction).fit(frame.iloc[:rows])

@@ -270,6 +270,9 @@ class Recorder:
     def __init__(self):
         self.rates = []
 
+    def hold(self, bags):
+        assert not bags
+
     def order(self, seed, epoch, n):
         return np.arange(n)
 

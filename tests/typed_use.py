@@ -19,6 +19,7 @@ from minicf import checking, explain, metrics
 from minicf.backends.base import Program
 from minicf.models import Score, Weights
 from minicf.ops import Array
+from minicf.solvers import Posterior
 
 
 class Best(minicf.Callback):
@@ -301,6 +302,9 @@ def recommended(frame: pd.DataFrame, path: Path) -> minicf.Recommender:
     assert_type(recommender.seen_, minicf.Bags | None)
     assert_type(recommender.n_features_in_, int)
     assert_type(recommender.history_, pd.DataFrame)
+    assert_type(recommender.r_hat_, pd.DataFrame)
+    assert_type(recommender.solver_, minicf.Solver)
+    assert_type(recommender.posterior_, Posterior | None)
     assert_type(recommender.rating_range_, tuple[float, float])
     assert_type((recommender.mean_, recommender.std_, recommender.deviation_), tuple[float, float, float])
     assert_type(recommender.vocabulary("user"), minicf.Vocabulary)

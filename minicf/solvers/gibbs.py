@@ -35,8 +35,8 @@ from minicf.data.bags import Bags
 
 ROWS, MEANS, PRECISIONS, FEATURES, FEATURE_PRECISIONS, NOISE, SHARED_NOISE = range(7)
 """What a stream of random numbers is for; a side's own streams follow each other."""
-EFFECTS, EFFECT_PRECISION = 8, 9
-"""Those of user-days; 7 would be a stream of the same number as the chains' own seeds."""
+EFFECTS, EFFECT_PRECISION, START = 8, 9, 10
+"""Those of user-days, and of where a chain starts; 7 would be a stream of the same number as the chains' own seeds."""
 
 
 class Features(NamedTuple):

@@ -281,7 +281,7 @@ class Tables(base.Program):
                     squares = self.xp.square(self._view(0, name).astype(self.dtype, copy=False))  # of float16 too
                     if optimizer.decay == "per_rating" and parameter.rows is not None:
                         of_rows = counts[parameter.rows]
-                        share = self.xp.asarray(of_rows / max(of_rows.sum(), 1))
+                        share = self.xp.asarray(of_rows / max(counts["user"].sum(), 1))
                         squares = squares.reshape(len(of_rows), -1).sum(axis=1, dtype=np.float64) * share
                     total = total + 0.5 * decay * squares.sum(dtype=np.float64)
             return float(total)

@@ -176,7 +176,7 @@ class Program(base.Program):
                 column = self._K + i if self._biases else 0
                 factors, bias = passes.squares(self._tables[i], self._K, column, counts[side], weighted)
                 part = 0.5 * (of_factors * factors + of_bias * bias)
-                total += part / max(int(counts[side].sum()), 1) if weighted else part
+                total += part / max(int(counts["user"].sum()), 1) if weighted else part
         return total
 
     # --- arguments of the kernels ----------------------------------------------------------------------------
