@@ -17,10 +17,17 @@ from minicf.solvers.gibbs import Chain, Features, Side
 
 SIZES = {"user": 4, "item": 3}
 USER, ITEM = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 0, 1, 2])  # user 3 has no ratings
+DAY = np.array([0, 0, 1, 2, 2, 3])
+"""The user-day of each."""
 
 
 def prior_draw(
-    random: np.random.RandomState, k: int = 1, nu: float = 10.0, biases: bool = True, noise=("user", "item")
+    random: np.random.RandomState,
+    k: int = 1,
+    nu: float = 10.0,
+    biases: bool = True,
+    noise=("user", "item"),
+    timed: bool = False,
 ) -> Chain:
     """Every unknown and the ratings, drawn from the top of (P0) down."""
     d, index = k + biases, {"user": USER, "item": ITEM}
@@ -35,6 +42,9 @@ def prior_draw(
         made.x = made.prior_mean + random.normal(size=(n, d)) / np.sqrt(lam)
         sides[side] = made
     chain = Chain(index, np.zeros(len(USER)), sides, random.gamma(1.0), nu, noise, biases)
+    if timed:
+        tau = random.gamma(1.0)
+        chain.day, chain.effect, chain.effect_precision = DAY, random.normal(size=4) / np.sqrt(tau), tau
     draw_ratings(chain, random)
     return chain
 
@@ -89,6 +99,14 @@ def conditionals(chain: Chain):
         shape, rate = gibbs.noise_conditional(chain, name)
         yield (f"(P7) {name}", changed(lambda c, n=name, new=new: setattr(c.sides[n], "noise", new)),
                log_gamma(new, shape, rate) - log_gamma(side.noise, shape, rate))  # fmt: skip
+    if chain.day is not None:
+        mean, variance = gibbs.effect_conditional(chain)
+        for d, new in enumerate(random.normal(size=len(mean))):
+            yield (f"(P17) {d}", changed(lambda c, d=d, new=new: c.effect.__setitem__(d, new)),
+                   ((chain.effect[d] - mean[d]) ** 2 - (new - mean[d]) ** 2) / (2 * variance[d]))  # fmt: skip
+        shape, rate = gibbs.effect_precision_conditional(chain.effect)
+        yield ("(P18)", changed(lambda c: setattr(c, "effect_precision", 1.7)),
+               log_gamma(1.7, shape, rate) - log_gamma(chain.effect_precision, shape, rate))  # fmt: skip
     shape, rate = gibbs.alpha_conditional(chain)
     yield ("(P6)", changed(lambda c: setattr(c, "alpha", 2.5)),
            log_gamma(2.5, shape, rate) - log_gamma(chain.alpha, shape, rate))  # fmt: skip
@@ -105,24 +123,31 @@ def wrong_conditionals(chain: Chain) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("timed", [False, True])
 @pytest.mark.parametrize("k", [0, 1, 3])
-def test_each_conditional_is_what_is_left_of_the_joint_density(k):
+def test_each_conditional_is_what_is_left_of_the_joint_density(k, timed):
     for seed in range(5):
-        chain = prior_draw(np.random.RandomState(seed), k)
-        assert len(list(conditionals(chain))) == 2 * 4 + 7 + 7 + 1
+        chain = prior_draw(np.random.RandomState(seed), k, timed=timed)
+        assert len(list(conditionals(chain))) == 2 * 4 + 7 + 7 + 1 + (4 + 1) * timed
         assert wrong_conditionals(chain) == []
 
 
-def test_the_joint_density_is_that_of_its_parts():
+@pytest.mark.parametrize("timed", [False, True])
+def test_the_joint_density_is_that_of_its_parts(timed):
     """By densities of SciPy, and no line of ours."""
-    chain = prior_draw(np.random.RandomState(3), 2)
+    chain = prior_draw(np.random.RandomState(3), 2, timed=timed)
 
     def from_scipy(c):
         users, items = c.sides["user"], c.sides["item"]
         x, w = users.x[USER], items.x[ITEM]
         precision = c.alpha * users.noise[USER] * items.noise[ITEM]
         y = x[:, 0] + w[:, 0] + np.einsum("nk,nk->n", x[:, 1:], w[:, 1:])
+        if timed:
+            y = y + c.effect[DAY]
         total = stats.norm.logpdf(c.rating, y, precision**-0.5).sum() + stats.expon.logpdf(c.alpha)
+        if timed:
+            total += stats.norm.logpdf(c.effect, 0, c.effect_precision**-0.5).sum()
+            total += stats.expon.logpdf(c.effect_precision)
         for name, side in c.sides.items():
             rated = np.zeros((len(side.x), SIZES[gibbs.other(name)]))
             rated[c.index[name], c.index[gibbs.other(name)]] = 1
@@ -134,7 +159,7 @@ def test_the_joint_density_is_that_of_its_parts():
             total += stats.gamma.logpdf(side.noise, c.nu / 2, scale=2 / c.nu).sum()
         return total
 
-    second = prior_draw(np.random.RandomState(4), 2)
+    second = prior_draw(np.random.RandomState(4), 2, timed=timed)
     difference = gibbs.log_joint(second) - gibbs.log_joint(chain)
     assert difference == pytest.approx(from_scipy(second) - from_scipy(chain), rel=1e-10)
 
@@ -225,7 +250,7 @@ def shared_streams(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> bool:
 
 
 def test_no_two_draws_share_random_numbers(monkeypatch):
-    assert not shared_streams(prior_draw(np.random.RandomState(2), 2), monkeypatch)
+    assert not shared_streams(prior_draw(np.random.RandomState(2), 2, timed=True), monkeypatch)
 
 
 # --- Geweke's joint-distribution test (2004) --------------------------------------------------------------------------
@@ -241,10 +266,13 @@ def functions(chain: Chain) -> np.ndarray:
         found += [*weights.ravel(), *(weights**2).ravel(), *(x[:-1] * x[1:]).ravel(), *(x[0] * weights[0])]
         found += [*(np.log(side.precision) * x[0] ** 2), *(np.log(side.noise) * np.log(chain.alpha))]
     x, w = np.arctan(chain.sides["user"].x), np.arctan(chain.sides["item"].x)
+    if chain.day is not None:
+        t, tau = np.arctan(chain.effect), np.log(chain.effect_precision)
+        found += [tau, *t, *t**2, *(tau * t**2), *(t * x[[0, 1, 2, 2], 0]), *(t * np.log(chain.alpha))]
     return np.array([*found, *(x[:3] * w).ravel()])
 
 
-def geweke(chains: int, sweeps: int, sweep=None) -> float:
+def geweke(chains: int, sweeps: int, sweep=None, timed: bool = False) -> float:
     """The largest z of any function: the prior's draws against those after some sweeps, each with new ratings between.
 
     A chain that starts from the prior stays there, if and only if the sweep leaves (P0) as it is. Chains are
@@ -253,8 +281,8 @@ def geweke(chains: int, sweeps: int, sweep=None) -> float:
     random = np.random.RandomState(11)
     before, after = [], []
     for number in range(chains):
-        before.append(functions(prior_draw(random)))
-        chain = prior_draw(random)
+        before.append(functions(prior_draw(random, timed=timed)))
+        chain = prior_draw(random, timed=timed)
         for i in range(sweeps):
             (sweep or gibbs.sweep)(chain, number, i)
             draw_ratings(chain, random)
@@ -271,6 +299,10 @@ def test_the_sweep_leaves_the_joint_distribution_as_it_is():
     assert geweke(1500, 2) < LIMIT
 
 
+def test_the_sweep_with_effects_of_days_leaves_the_joint_distribution_as_it_is():
+    assert geweke(1000, 2, timed=True) < LIMIT
+
+
 @pytest.mark.parametrize("noise", [(), ("user",), ("item",)])
 def test_the_sweep_leaves_rows_without_noise_of_their_own_alone(noise):
     chain = prior_draw(np.random.RandomState(7), 2, biases=False, noise=noise)
@@ -283,7 +315,7 @@ def test_the_sweep_leaves_rows_without_noise_of_their_own_alone(noise):
 
 BY_DENSITY = {
     "no prior precision": ("a = np.diag(mine.precision) + ", "a = "),
-    "the other side's bias left in": ("(chain.rating[at] - c)", "chain.rating[at]"),
+    "the other side's bias left in": ("(chain.rating[at] - c - ", "(chain.rating[at] - "),
     "prior mean without precision": ("v = mine.precision * prior_mean", "v = prior_mean"),
     "prior mean without bag": ("return self.mean + self.features.product(self.weights, len(self.x))",
                                "return self.mean + 0 * self.x"),
@@ -299,12 +331,27 @@ BY_DENSITY = {
     "rate not halved": ("1.0 + 0.5 * (side.weights**2)", "1.0 + (side.weights**2)"),
     "alpha in its own rate": (".sum()) / chain.alpha", ".sum())"),
     "noise without counts": ("0.5 * (chain.nu + counts)", "0.5 * chain.nu + 0 * counts"),
+    "effects left in the rows": (" - c - chain.day_effect(at))", " - c)"),
+    "effects in their own residual": ("(chain.predict() - chain.day_effect())", "chain.predict()"),
+    "effects without their precision": ("a = chain.effect_precision + np.b", "a = np.b"),
+    "effects of every rating alike": ("np.bincount(chain.day, precision * residual, n)",
+                                      "np.bincount(chain.day, residual, n)"),
+    "precision of effects without their squares": ("1.0 + 0.5 * float((effect.", "1.0 + 0.0 * float((effect."),
+    "precision of effects without their number": ("1.0 + 0.5 * len(effect)", "1.0 + 0.0 * len(effect)"),
     "noise in its own rate": ("chain.rating_precision() / mine.noise[rows]", "chain.rating_precision()"),
 }  # fmt: skip
 
 BY_DRAWS = {
     "L for its transpose": ("np.linalg.solve(lower.T, z[row])", "np.linalg.solve(lower, z[row])"),
     "precision for deviation": ("z[j] / np.sqrt(t)", "z[j] / t"),
+    "no noise in the effects": (
+        "chain.effect = normal(key(EFFECTS), effect_conditional(chain))",
+        "chain.effect = effect_conditional(chain)[0]",
+    ),
+    "precision of effects upside down": (
+        "EFFECT_PRECISION), np.array([shape]))[0] / rate",
+        "EFFECT_PRECISION), np.array([shape]))[0] * rate",
+    ),
     "no noise in the rows": ("x[row] = means[row] + np.linalg.solve(lower.T, z[row])", "x[row] = means[row]"),
 }
 
@@ -325,7 +372,7 @@ def sabotaged(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
 def test_a_wrong_conditional_is_noticed(mistake, monkeypatch):
     sabotaged(monkeypatch, *BY_DENSITY[mistake])
     try:
-        assert wrong_conditionals(prior_draw(np.random.RandomState(0), 2))
+        assert wrong_conditionals(prior_draw(np.random.RandomState(0), 2, timed=True))
     except (np.linalg.LinAlgError, RuntimeWarning):  # of a row without ratings, a feature without rows
         assert mistake in {"no prior precision", "features without their own precision"}
 
@@ -333,7 +380,7 @@ def test_a_wrong_conditional_is_noticed(mistake, monkeypatch):
 @pytest.mark.parametrize("mistake", BY_DRAWS)
 def test_a_wrong_draw_is_noticed(mistake, monkeypatch):
     sabotaged(monkeypatch, *BY_DRAWS[mistake])
-    assert geweke(400, 3) > LIMIT
+    assert geweke(400, 3, timed="effects" in mistake) > LIMIT
 
 
 @pytest.mark.parametrize(
@@ -360,10 +407,11 @@ def test_a_stale_residual_is_noticed(monkeypatch):
         ('2 * purpose + (side == "item")', "2 * purpose"),
         ('+ (side == "item"), number)', '+ (side == "item"), 0)'),
         ("2 * purpose + (side", "0 * purpose + (side"),
+        ("EFFECTS, EFFECT_PRECISION = 8, 9", "EFFECTS, EFFECT_PRECISION = SHARED_NOISE, 9"),
     ],
-    ids=["by users and items", "by sweeps", "by purposes"],
+    ids=["by users and items", "by sweeps", "by purposes", "by effects and noise"],
 )
 def test_shared_random_numbers_are_noticed(old, new, monkeypatch):
     sabotaged(monkeypatch, old, new)
     with pytest.MonkeyPatch.context() as inner:
-        assert shared_streams(prior_draw(np.random.RandomState(2), 2), inner)
+        assert shared_streams(prior_draw(np.random.RandomState(2), 2, timed=True), inner)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from minicf import Dot, DotBias, Ratings, Trainer, rng
+from minicf import Dot, DotBias, Ratings, Recommender, Trainer, rng
 from minicf.backends import numpy as plain
+from minicf.backends.numba import gibbs as sweeps_of_chains
 from minicf.backends.numba import normals
 from minicf.backends.numba import program as compiled
 from minicf.backends.numba.gibbs import GibbsProgram
@@ -38,6 +39,13 @@ def table(n_users: int = 37, n_items: int = 23, n: int = 300, seed: int = 0) -> 
     biases = random.normal(size=n_users)[user] + random.normal(size=n_items)[item]
     stars = np.clip(np.round(2 * (3.0 + 0.7 * biases + 0.5 * random.normal(size=len(cells)))) / 2, 0.5, 5.0)
     return Ratings(user, item, stars, n_users, n_items)
+
+
+def timed(n_users: int = 37, n_items: int = 23, n: int = 300, seed: int = 0) -> Ratings:
+    """The same ratings, on one of six days each, in no order."""
+    ratings = table(n_users, n_items, n, seed)
+    seconds = np.random.RandomState(seed).randint(0, 6 * 86_400, size=len(ratings))
+    return Ratings(ratings.user, ratings.item, ratings.rating, n_users, n_items, seconds)
 
 
 def run(
@@ -118,6 +126,14 @@ def test_chains_equal_the_reference_at_every_size(n_users, n_items, n):
     assert_equal_to_reference(DotBias(2, global_mean=3.0), Gibbs(2, 1), table(n_users, n_items, n))
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(DotBias, {"n_chains": 2}), (DotBias, {"noise": None, "bags": None}), (Dot, {"noise": "item"})],
+)
+def test_chains_with_effects_of_days_equal_the_reference(kind, options):
+    assert_equal_to_reference(kind(3, global_mean=3.0), Gibbs(2, 1, time="user_day", **options), timed())
+
+
 def test_ratings_that_are_all_alike():
     assert_equal_to_reference(DotBias(2), Gibbs(2, 1), Ratings([0, 1, 1], [0, 0, 1], [3.0, 3.0, 3.0]))
 
@@ -168,6 +184,13 @@ def test_the_same_bits_at_any_number_of_threads(dtype, k):
         assert len(found) == 1
 
 
+def test_the_same_bits_of_effects_of_days_at_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr(sweeps_of_chains, "PER_THREAD", 1)  # else so few ratings have one thread
+    model, ratings = DotBias(7, global_mean=3.0), timed(700, 300, 9000)
+    solver = Gibbs(2, 1, time="user_day")
+    assert len({digest(run(compiled.BACKEND, model, solver, ratings, 3, "float32", n_threads=n)) for n in (1, 3)}) == 1
+
+
 def test_the_same_bits_in_another_process():
     program = run(
         compiled.BACKEND, DotBias(7, global_mean=3.0), Gibbs(2, 1, n_chains=2), table(700, 300, 9000), 3, "float32"
@@ -201,6 +224,36 @@ def test_a_chain_goes_on_from_a_saved_state_to_the_same_bits(module, dtype):
         second.restore(before)
 
 
+@pytest.mark.parametrize("module", [plain, compiled])
+def test_a_chain_with_effects_of_days_goes_on_from_a_saved_state_to_the_same_bits(module):
+    model, solver, ratings = DotBias(3, global_mean=3.0), Gibbs(3, 1, 2, time="user_day"), timed()
+    whole = run(module.BACKEND, model, solver, ratings, 4)
+    first = run(module.BACKEND, model, solver, ratings, 2)
+    second = module.BACKEND.compile(model, solver, model.init_weights(37, 23, 3), 5, "float64")
+    fresh, data = second.snapshot(), solver.prepare(ratings)
+    second.load(first.weights(), first.state())
+    for epochs in ((2, 3), (0, 1, 2, 3)):  # and from the beginning, after it went back there
+        for epoch in epochs:
+            for part in solver.parts(data, 5, epoch, second):
+                second.run(data, part)
+        assert digest(second) == digest(whole)
+        second.restore(fresh)
+
+
+def test_a_checkpoint_has_effects_of_days(tmp_path):
+    model, solver, ratings = DotBias(3, global_mean=3.0), Gibbs(3, 1, time="user_day"), timed()
+    whole, first = (Trainer(model, solver, backend="numba", seed=5, dtype="float64") for _ in range(2))
+    whole.fit(ratings, epochs=4)
+    first.fit(ratings, epochs=2)
+    first.save(tmp_path / "chain.npz")
+    later = Trainer.load(tmp_path / "chain.npz", "numba")
+    later.fit(ratings, epochs=2)
+    assert later.solver == solver
+    assert digest(later.program) == digest(whole.program)
+    a, b = (Posterior.of(t.program).predict(ratings.user, ratings.item, ratings.timestamp) for t in (later, whole))
+    np.testing.assert_array_equal(a, b)
+
+
 def test_it_trains_by_the_trainer():
     solver = Gibbs(4, 2)
     trainer = Trainer(DotBias(2, global_mean=3.0), solver, backend="numba", seed=5)
@@ -231,9 +284,10 @@ def test_where_chains_start(module):
 # --- the distribution -------------------------------------------------------------------------------------------------
 
 
-def test_the_compiled_sweep_leaves_the_joint_distribution_as_it_is():
+@pytest.mark.parametrize("time", [None, "user_day"])
+def test_the_compiled_sweep_leaves_the_joint_distribution_as_it_is(time):
     """Geweke's test with the sweep of the kernels, from the chains and by the functions of the reference's test."""
-    model, solver, programs = DotBias(1), Gibbs(1, 0), []
+    model, solver, programs = DotBias(1), Gibbs(1, 0, time=time), []
 
     def sweep(chain: Chain, seed: int, number: int) -> None:
         if not programs:
@@ -244,16 +298,25 @@ def test_the_compiled_sweep_leaves_the_joint_distribution_as_it_is():
         for side, unknowns in chain.sides.items():
             for name in names:
                 program.slots[f"{name}.{side}"][0] = getattr(unknowns, name)
-        data = solver.prepare(Ratings(test_gibbs.USER, test_gibbs.ITEM, chain.rating, 4, 3))
+        data = solver.prepare(
+            Ratings(test_gibbs.USER, test_gibbs.ITEM, chain.rating, 4, 3, 86_400 * test_gibbs.DAY),
+        )
         data = dataclasses.replace(data, rating=chain.rating)  # in float64
+        if time is not None:
+            solver.resize(program.slots, {"days": data.days})
+            program.slots["days"][:] = data.days
+            program.slots["effect"][0], program.slots["effect_precision"][0] = chain.effect, chain.effect_precision
         for part in solver.parts(data, 0, number, program):
             program.run(data, part)
         chain.alpha = float(program.slots["alpha"][0])
+        if time is not None:
+            chain.effect = program.slots["effect"][0].copy()
+            chain.effect_precision = float(program.slots["effect_precision"][0])
         for side, unknowns in chain.sides.items():
             for name in names:
                 setattr(unknowns, name, program.slots[f"{name}.{side}"][0].copy())
 
-    assert test_gibbs.geweke(1000, 2, sweep) < test_gibbs.LIMIT
+    assert test_gibbs.geweke(1000, 2, sweep, timed=time is not None) < test_gibbs.LIMIT
 
 
 RARE = 40
@@ -308,6 +371,39 @@ def test_a_pair_of_less_known_rows_is_less_certain(found):
     _, deviation = posterior.predict(valid.user, valid.item)
     rare = valid.user < RARE
     assert deviation[rare].mean() > 1.1 * deviation[~rare].mean()
+
+
+def test_effects_of_days_that_were_planted_are_found():
+    train, valid, floor = planted(100, 100, 8000, 1, 0)
+    random = np.random.RandomState(1)
+    days, effect = random.randint(0, 4, size=(100, 100)), 0.7 * random.normal(size=(100, 4))
+
+    def dated(r: Ratings) -> Ratings:
+        d = days[r.user, r.item]
+        return Ratings(r.user, r.item, r.rating + effect[r.user, d], 100, 100, 86_400 * d + 7)
+
+    train, valid = dated(train), dated(valid)
+    solver = Gibbs(100, 40, time="user_day")
+    program = run(compiled.BACKEND, DotBias(2, global_mean=train.mean), solver, train, solver.n_sweeps, "float32")
+    posterior = Posterior.of(program)
+    errors = []
+    for timestamp in (valid.timestamp, None):
+        mean, deviation = posterior.predict(valid.user, valid.item, timestamp)
+        errors.append(float(np.mean((mean - valid.rating) ** 2)))
+        inside = np.mean(abs(valid.rating - mean) < stats.norm.ppf(0.95) * deviation)
+        assert abs(inside - 0.9) < 4 * np.sqrt(0.9 * 0.1 / len(mean))  # four deviations of a share
+    # A user-day has some 12 ratings of noise 0.25, which leave 0.02 of its effect unknown, a row as much; 0.07 of the
+    # few that have a fifth. Without timestamps all of the effects' variance, 0.49, is error.
+    assert errors[0] < 1.4 * floor
+    assert errors[1] > floor + 0.8 * 0.49
+    # tau, in the unit of deviation: four deviations of a variance of 400 numbers.
+    assert np.mean(posterior.effect_precision) == pytest.approx(posterior.scale**2 / 0.49, rel=4 * np.sqrt(2 / 400))
+    unknown = posterior.predict(valid.user, valid.item, np.full(len(valid), 86_400 * 99))
+    np.testing.assert_array_equal(unknown, posterior.predict(valid.user, valid.item))
+    np.testing.assert_array_equal(  # users that moved have their days with them
+        posterior.grown("user", np.arange(100)[::-1] + 3, 110).predict(102 - valid.user, valid.item, valid.timestamp),
+        posterior.predict(valid.user, valid.item, valid.timestamp),
+    )
 
 
 # --- the small model --------------------------------------------------------------------------------------------------
@@ -375,6 +471,32 @@ def test_predictions_are_means_and_deviations_over_samples():
     np.testing.assert_allclose(deviation, expected, rtol=1e-5)
 
 
+def test_predictions_have_the_effect_of_a_known_day_and_the_doubt_of_another():
+    ratings, solver = timed(), Gibbs(5, 1, time="user_day")
+    posterior = Posterior.of(run(compiled.BACKEND, DotBias(2, global_mean=3.0), solver, ratings, 6))
+    user, item = np.array([*ratings.user[[0, 5]], -1, 4]), np.array([1, 2, 3, 22])
+    time = np.array([*ratings.timestamp[[0, 5]] // 86_400 * 86_400 + 5, 0, 86_400 * 6])
+    place = [
+        np.flatnonzero((posterior.days == [[u], [t // 86_400]]).all(axis=0)) for u, t in zip(user, time, strict=True)
+    ]
+    assert [len(p) for p in place] == [1, 1, 0, 0]
+    free = dataclasses.replace(posterior, low=-99.0, high=99.0)
+    with_days, without = free.predict(user, item, time), free.predict(user, item)
+    plain_samples = dataclasses.replace(free, days=None, effect=None, effect_precision=None).predict(user, item)
+    np.testing.assert_array_equal(without[0], plain_samples[0])
+    doubt = posterior.scale**2 * np.mean(1 / posterior.effect_precision)
+    np.testing.assert_allclose(without[1] ** 2, plain_samples[1] ** 2 + doubt, rtol=1e-9)
+    np.testing.assert_array_equal(np.array(with_days)[:, 2:], np.array(without)[:, 2:])
+    for pair in range(2):
+        t = posterior.effect[:, place[pair][0]].astype(np.float64)
+        x, w = posterior.samples["user"][:, user[pair]], posterior.samples["item"][:, item[pair]]
+        x, w = x.astype(np.float64), w.astype(np.float64)
+        y = posterior.scale * (x[:, 0] + w[:, 0] + (x[:, 1:] * w[:, 1:]).sum(axis=1) + t)
+        noise = posterior.noise["user"][:, user[pair]] * posterior.noise["item"][:, item[pair]] * posterior.alpha
+        assert with_days[0][pair] == pytest.approx(3.0 + y.mean(), rel=1e-5)
+        assert with_days[1][pair] == pytest.approx(np.sqrt(y.var() + posterior.scale**2 * np.mean(1 / noise)), rel=1e-5)
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -389,6 +511,7 @@ def test_predictions_are_means_and_deviations_over_samples():
         ({"noise": "users"}, "noise is 'users'; it must be one of"),
         ({"bags": True}, "bags is True; it must be one of"),
         ({"start": 0.0}, "start is 0; it must be"),
+        ({"time": "day"}, "time is 'day'; it must be one of"),
     ],
 )
 def test_wrong_arguments_are_refused(options, told):
@@ -403,6 +526,28 @@ def test_a_model_that_it_cannot_draw_is_refused(model):
     made = Net(2, hidden=3) if model == "net" else DotBias(2, rating_range=(1, 5))
     with pytest.raises(ValueError, match="Gibbs draws a Dot or a DotBias without rating_range"):
         Trainer(made, Gibbs())
+
+
+def test_effects_of_days_need_timestamps():
+    solver, ratings = Gibbs(2, 1, time="user_day"), timed()
+    with pytest.raises(ValueError, match=r"timestamp is None; .* needs the time of each rating"):
+        solver.prepare(table())
+    program = run(plain.BACKEND, DotBias(2), solver, ratings, 2)
+    with pytest.raises(ValueError, match="they must be those that it began with"):
+        program.run(solver.prepare(timed(seed=1)), next(solver.parts(None, 5, 2, program)))
+    posterior = Posterior.of(program)
+    user, item = ratings.user[:2], ratings.item[:2]
+    for timestamp in (np.array([1.5, 2.5]), np.array([1, 2, 3])):
+        with pytest.raises(ValueError, match=r"it must be whole seconds, of shape \(2,\)"):
+            posterior.predict(user, item, timestamp)
+    without = Posterior.of(run(plain.BACKEND, DotBias(2), Gibbs(2, 1), ratings, 2))
+    with pytest.raises(ValueError, match="these samples have no effects of days"):
+        without.predict(user, item, np.array([1, 2]))
+
+
+def test_a_recommender_refuses_effects_of_days():
+    with pytest.raises(ValueError, match="a Recommender does not know the day of a rating that it predicts"):
+        Recommender(solver=Gibbs(time="user_day")).fit(timed())
 
 
 def test_samples_before_the_burn_in_has_ended_are_refused():
@@ -420,5 +565,5 @@ def test_samples_of_an_interrupted_chain_are_those_drawn():
 
 
 def test_a_file_can_name_it():
-    solver = Gibbs(7, 3, 2, 5.0, "user", None, None)
+    solver = Gibbs(7, 3, 2, 5.0, "user", None, None, "user_day")
     assert from_config(to_config(solver), Solver, "solver") == solver

@@ -71,6 +71,12 @@ class Program(State):
         self.w = {name: self.xp.array(weights[name], dtype=self.dtype) for name in self.parameters}
         self.slots = {} if self.solver is None else self.solver.init_state(self.w)
 
+    def load(self, weights: Weights, state: Weights) -> None:
+        """Take over weights and state as `weights` and `state` gave them."""
+        if self.solver is not None:
+            self.solver.resize(self.slots, state)
+        super().load(weights, state)
+
     def hold(self, bags: Mapping[str, Bags]) -> None:
         """Take the bags of the whole tables, which every batch without its own reads."""
         self.bags = {name: one.on(self.xp) for name, one in bags.items()}

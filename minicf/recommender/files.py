@@ -212,7 +212,8 @@ def _posterior(
     numbers = {name: _finite(header[name]) for name in POSTERIOR[1:]}
     if type(header["biases"]) is not bool or numbers["scale"] <= 0 or numbers["low"] > numbers["high"]:
         raise ValueError(f"samples have {dict(header)}; biases must be true or false, scale positive, low at most high")
-    return Posterior(samples, noise, alpha, header["biases"], **numbers)
+    mean, scale, low, high = (numbers[name] for name in ("mean", "scale", "low", "high"))
+    return Posterior(samples, noise, alpha, header["biases"], mean, scale, low, high)
 
 
 def _titles(arrays: Mapping[str, np.ndarray], n_items: int) -> np.ndarray:

@@ -185,6 +185,11 @@ class Settings:
                     "them, or solver='sgd'"
                 )
             solver.check(model)
+            if sampler.time is not None:
+                raise ValueError(
+                    f"solver is {sampler!r}; a Recommender does not know the day of a rating that it predicts: leave "
+                    "time out, or train by a Trainer and predict by a Posterior"
+                )
             epochs, schedule = sampler.n_sweeps, None
         elif described and isinstance(given, Solver) and not isinstance(given, Gradient):
             raise ValueError(

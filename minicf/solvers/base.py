@@ -88,6 +88,9 @@ class Solver:
         """Make the arrays that the solver keeps beside the weights, by name."""
         return {}
 
+    def resize(self, slots: Weights, state: Mapping[str, Any]) -> None:
+        """Give slots whose size follows from the training data the sizes that they have in a saved state."""
+
     def ordered(self, shuffle: bool | str) -> Solver:
         """Return the solver with another order of examples: its `prepare` and `parts` are called, not its `run`."""
         raise ValueError(f"shuffle is {shuffle!r}; {type(self).__name__} has no order of examples: leave shuffle out")

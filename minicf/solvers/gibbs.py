@@ -13,6 +13,11 @@ from the data down:
 with shape and rate of each Gamma, and the items alike: their own m, lam, F, Y, rho, g. F_uj weights the features of a
 row: for a bag, 1 / sqrt(number of its entries).
 
+As an option, each user has an effect of each day on all ratings of that day (Koren 2009, "Collaborative filtering with
+temporal dynamics", has such effects). The mean of r_ui is then x_u . h_i + c_i + t_d, d the user's day of the rating:
+
+          t_d ~ N(0, 1/tau),  tau ~ Gamma(1, 1)
+
 One sweep draws each unknown given all others. A conditional is what is left of log (P0) when only one unknown varies:
 a quadratic is a normal, log and linear term together are a Gamma. `log_joint` is (P0) itself, and a test compares each
 conditional with it.
@@ -30,6 +35,8 @@ from minicf.data.bags import Bags
 
 ROWS, MEANS, PRECISIONS, FEATURES, FEATURE_PRECISIONS, NOISE, SHARED_NOISE = range(7)
 """What a stream of random numbers is for; a side's own streams follow each other."""
+EFFECTS, EFFECT_PRECISION, START = 8, 9, 10
+"""Those of user-days, and of where a chain starts; 7 would be a stream of the same number as the chains' own seeds."""
 
 
 class Features(NamedTuple):
@@ -105,6 +112,12 @@ class Chain:
     """Sides whose rows have a noise of their own; a_u = 1 on others."""
     biases: bool = True
     """Whether column 0 is a bias."""
+    day: np.ndarray | None = None
+    """Of each rating the row of `effect`, its user's day; None without effects of days."""
+    effect: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """(user-days,), t."""
+    effect_precision: float = 1.0
+    """tau."""
     ratings_of: dict[str, Bags] = field(init=False)
     """Positions of the ratings of each row, by side."""
 
@@ -115,10 +128,14 @@ class Chain:
         }
 
     def predict(self) -> np.ndarray:
-        """Compute the mean of each rating, b + c + p . q, given all unknowns."""
+        """Compute the mean of each rating, b + c + p . q + t, given all unknowns."""
         x, w = (self.sides[side].x[rows] for side, rows in self.index.items())
         h, c = self.split(w)
-        return (x * h).sum(axis=1) + c
+        return (x * h).sum(axis=1) + c + self.day_effect()
+
+    def day_effect(self, at: np.ndarray | slice = slice(None)) -> np.ndarray | float:
+        """Return t of ratings, by their positions; 0 without effects of days."""
+        return 0.0 if self.day is None else self.effect[self.day[at]]
 
     def split(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return h and c of rows: what the other side is multiplied with, and what is added."""
@@ -143,7 +160,7 @@ def row_conditional(chain: Chain, side: str, row: int, prior_mean: np.ndarray) -
     """Return A and v of (P1), x_u ~ N(A^-1 v, A^-1); ``prior_mean`` is the row of m + F Y.
 
     In -2 log (P0), x_u stands in (x - prior)^T diag(lam) (x - prior) + sum_i alpha a g_i (r - c_i - x . h_i)^2. The
-    terms in x x^T give A, those in x give v.
+    terms in x x^T give A, those in x give v. With effects of days, r is r - t here.
 
         (P1)  A = diag(lam) + alpha a_u sum_i g_i h_i h_i^T
               v = lam (m + F_u Y) + alpha a_u sum_i g_i (r_ui - c_i) h_i
@@ -155,7 +172,7 @@ def row_conditional(chain: Chain, side: str, row: int, prior_mean: np.ndarray) -
     h, c = chain.split(theirs.x[rated])
     weight = chain.alpha * mine.noise[row] * theirs.noise[rated]
     a = np.diag(mine.precision) + (h.T * weight) @ h
-    v = mine.precision * prior_mean + h.T @ (weight * (chain.rating[at] - c))
+    v = mine.precision * prior_mean + h.T @ (weight * (chain.rating[at] - c - chain.day_effect(at)))
     return a, v
 
 
@@ -198,6 +215,28 @@ def weight_precision_conditional(side: Side) -> tuple[np.ndarray, np.ndarray]:
     """
     rate = 1.0 + 0.5 * (side.weights**2).sum(axis=0)
     return np.full(len(rate), 1.0 + 0.5 * len(side.weights)), rate
+
+
+def effect_conditional(chain: Chain) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance of (P17), for all user-days: a rating is of one, so that none stands in another's.
+
+    With e_ui = r_ui - x_u . h_i - c_i, t_d stands in tau t_d^2 + alpha a_u sum_(i in d) g_i (e_ui - t_d)^2.
+
+        (P17) t_d ~ N(v / A, 1 / A),  A = tau + alpha a_u sum_(i in d) g_i,  v = alpha a_u sum_(i in d) g_i e_ui
+    """
+    assert chain.day is not None
+    n, precision = len(chain.effect), chain.rating_precision()
+    residual = chain.rating - (chain.predict() - chain.day_effect())
+    a = chain.effect_precision + np.bincount(chain.day, precision, n)
+    return np.bincount(chain.day, precision * residual, n) / a, 1.0 / a
+
+
+def effect_precision_conditional(effect: np.ndarray) -> tuple[float, float]:
+    """Return shape and rate of (P18).
+
+    (P18) tau ~ Gamma(1 + n/2, 1 + sum_d t_d^2 / 2),  n user-days
+    """
+    return 1.0 + 0.5 * len(effect), 1.0 + 0.5 * float((effect.astype(np.float64) ** 2).sum())
 
 
 def alpha_conditional(chain: Chain) -> tuple[float, float]:
@@ -280,6 +319,10 @@ def sweep(chain: Chain, seed: int, number: int) -> dict[str, np.ndarray]:
         if len(side.weights):
             draw_features(side, key(FEATURES, name))
             side.weight_precision = gamma(key(FEATURE_PRECISIONS, name), weight_precision_conditional(side))
+    if chain.day is not None:
+        chain.effect = normal(key(EFFECTS), effect_conditional(chain))
+        shape, rate = effect_precision_conditional(chain.effect)
+        chain.effect_precision = float(rng.gamma(key(EFFECT_PRECISION), np.array([shape]))[0] / rate)
     shape, rate = alpha_conditional(chain)
     chain.alpha = float(rng.gamma(key(SHARED_NOISE), np.array([shape]))[0] / rate)
     for name in chain.noise:
@@ -303,6 +346,9 @@ def log_joint(chain: Chain) -> float:
     precision = chain.rating_precision()
     total = 0.5 * np.log(precision).sum() - 0.5 * (precision * (chain.rating - chain.predict()) ** 2).sum()
     total -= chain.alpha
+    if chain.day is not None:
+        total += 0.5 * len(chain.effect) * np.log(chain.effect_precision) - chain.effect_precision
+        total -= 0.5 * chain.effect_precision * (chain.effect**2).sum()
     for name, side in chain.sides.items():
         n, (j, _) = len(side.x), side.weights.shape
         total += 0.5 * n * np.log(side.precision).sum()

@@ -6,8 +6,10 @@ With samples s = 1 … S of (P0), in the ratings' unit of deviation:
     (P9)  variance  v_ui = 1/S sum_s (y_sui - m_ui)^2 + 1/S sum_s 1 / (alpha_s a_su g_si)
 
 The second term of (P9) is the noise of a rating, the first the doubt about its mean: together the variance of a new
-rating, by the law of total variance. A row that no rating is known of is any row of its side: to (P9) comes the spread
-of the rows, with the covariances C_s of the users' rows x and D_s of the items' rows, h = [1, factors],
+rating, by the law of total variance. With effects of days (P17), y_sui has that of the pair's user-day where it is
+known; where not, its mean is 0, and 1/S sum_s 1/tau_s comes to (P9). A row that no rating is known of is any row of its
+side: to (P9) comes the spread of the rows, with the covariances C_s of the users' rows x and D_s of the items' rows,
+h = [1, factors],
 
     (P12) spread_ui = 1/S sum_s h_si^T C_s h_si           of an unknown user, that of an unknown item likewise,
           h_s^T C_s h_s + h_s^T D_s h_s + tr(C~_s D~_s)   of both, each h at its mean, ~ of factors alone
@@ -34,7 +36,7 @@ import numpy as np
 
 from minicf.arguments import check_int
 from minicf.models import DotBias, Weights
-from minicf.solvers.sampler import SIDES, Gibbs
+from minicf.solvers.sampler import DAY, SIDES, Gibbs, user_days
 from minicf.threads import one_blas_thread
 
 if TYPE_CHECKING:
@@ -62,6 +64,11 @@ class Posterior:
         What is added to a prediction after it is multiplied.
     low, high : float
         The lowest and the highest rating: samples are cut off there.
+    days : int64 array (2, user-days), optional
+        Users, and days since 1970: those of effects, with ``Gibbs(time="user_day")``.
+    effect : float16 array (S, user-days), optional
+    effect_precision : float64 array (S,), optional
+        tau.
     """
 
     samples: dict[str, np.ndarray]
@@ -72,6 +79,9 @@ class Posterior:
     scale: float
     low: float
     high: float
+    days: np.ndarray | None = None
+    effect: np.ndarray | None = None
+    effect_precision: np.ndarray | None = None
 
     @classmethod
     def of(cls, program: Program) -> Posterior:
@@ -94,6 +104,7 @@ class Posterior:
             return values.reshape(-1, *values.shape[2:])
 
         scale, low, high = (float(x) for x in slots["scale"])
+        timed = solver.time is not None
         return cls(
             {side: flat(f"samples.{side}") for side in SIDES},
             {side: flat(f"sampled_noise.{side}") for side in SIDES},
@@ -103,18 +114,36 @@ class Posterior:
             scale,
             low,
             high,
+            *((slots["days"].copy(), flat("samples.effect"), flat("sampled_effect_precision")) if timed else ()),
         )
 
-    def predict(self, user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(
+        self, user: np.ndarray, item: np.ndarray, timestamp: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Compute the mean and the standard deviation of ratings of pairs (n,), by (P8), (P9) and (P12).
 
         Row -1 is a row that nothing is known of: its mean is that of all rows of its side.
+
+        Parameters
+        ----------
+        user, item : (n,) int
+        timestamp : (n,) int, optional
+            Seconds since 1970, UTC, of samples of ``Gibbs(time="user_day")``: the effects of the users' days are added
+            where training had ratings of the same user on the same day. That is the day of the rating which is
+            predicted: it tells which other ratings it stands beside, some of them perhaps later ones, and a recommender
+            does not know it ahead. So errors with timestamps are not to be compared with those of anything without.
 
         Returns
         -------
         mean, deviation : (n,) float64
             Of the mean, each sample is cut off at the lowest and the highest rating; the deviation knows no limits.
+
+        Raises
+        ------
+        ValueError
+            Timestamps that are no whole numbers, one for each pair, or that these samples have no effects for.
         """
+        place = self._day_places(user, timestamp)
         means, deviations = np.empty(len(user)), np.empty(len(user))
         low, high = (self.low - self.mean) / self.scale, (self.high - self.mean) / self.scale
         n = len(self.alpha)
@@ -136,6 +165,9 @@ class Posterior:
                     y = x[:, 0] + w[:, 0] + np.einsum("bk,bk->b", x[:, 1:], w[:, 1:])
                 else:
                     y = np.einsum("bk,bk->b", x, w)
+                if self.effect is not None and self.effect_precision is not None:
+                    y = y + np.append(self.effect[s], np.float16(0.0))[place[part]].astype(np.float32)
+                    within += np.where(place[part] < 0, 1.0 / self.effect_precision[s], 0.0)
                 total += np.clip(y, low, high)
                 plain += y
                 squares += y.astype(np.float64) ** 2
@@ -146,6 +178,24 @@ class Posterior:
             variance = np.maximum(squares / n - (plain / n) ** 2, 0.0) + within / n
             deviations[part] = self.scale * np.sqrt(variance)
         return means, deviations
+
+    def _day_places(self, user: np.ndarray, timestamp: np.ndarray | None) -> np.ndarray:
+        """Return which effect is that of each pair, (n,) int64; -1 where it is not known."""
+        if timestamp is None:
+            return np.full(len(user), -1)
+        time = np.asarray(timestamp)
+        if self.days is None:
+            raise ValueError("timestamp is given, and these samples have no effects of days: Gibbs(time='user_day')")
+        if time.shape != (len(user),) or time.dtype.kind not in "iu":
+            raise ValueError(
+                f"timestamp is {time.dtype} of shape {time.shape}; it must be whole seconds, of shape {(len(user),)}"
+            )
+        n = self.days.shape[1]
+        pairs = np.column_stack([self.days, np.stack([user, time.astype(np.int64) // DAY])])
+        number, found = user_days(*pairs)
+        place = np.full(found.shape[1], -1)
+        place[number[:n]] = np.arange(n)
+        return place[number[n:]]
 
     def moments(self, side: str, s: int) -> tuple[np.ndarray, np.ndarray]:
         """Return mean (D,) and covariance (D, D) of the rows of a side in sample s, float64."""
@@ -176,7 +226,10 @@ class Posterior:
         noises = np.empty((len(noise), n_rows), noise.dtype)
         noises[...] = 1.0 / (1.0 / noise.astype(np.float64)).mean(axis=1, keepdims=True)
         samples[:, places], noises[:, places] = table, noise
-        return replace(self, samples=self.samples | {side: samples}, noise=self.noise | {side: noises})
+        days = self.days
+        if side == "user" and days is not None:
+            days = np.stack([places[days[0]], days[1]])
+        return replace(self, samples=self.samples | {side: samples}, noise=self.noise | {side: noises}, days=days)
 
     def compress(self, rank: int = 16) -> tuple[DotBias, Weights]:
         """Make the model of some rank that is nearest to the mean (P8) over all pairs, by (P10) and (P11).

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 SIDES = ("user", "item")
 _CHAIN = 2 * gibbs.SHARED_NOISE + 2
 """The stream of the chains' own seeds, behind those of a sweep."""
-_START = _CHAIN + 1
-"""The streams of where a chain starts, of users and of items."""
+DAY = 86_400
+"""Seconds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,20 @@ class Table:
     rating: np.ndarray
     """(n,) in the data's units."""
     features: dict[str, Features]
+    day: np.ndarray | None = None
+    """(n,) int32, of each rating the column of `days`; None without effects of days."""
+    days: np.ndarray = field(default_factory=lambda: np.zeros((2, 0), np.int64))
+    """(2, user-days) int64: users, and days since 1970, in ascending order."""
+
+
+def user_days(user: np.ndarray, day: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the different pairs of a user and a day: return the number of each (n,) int32, and the pairs."""
+    order = np.lexsort((day, user))
+    pairs = np.stack([user[order], day[order]]).astype(np.int64)
+    first = np.append(True, (pairs[:, 1:] != pairs[:, :-1]).any(axis=0))
+    number = np.empty(len(order), np.int32)
+    number[order] = np.cumsum(first) - 1
+    return number, pairs[:, first]
 
 
 @register
@@ -67,6 +81,12 @@ class Gibbs(Solver):
     start : float or None
         Standard deviation of the factors, of ratings of deviation 1, that each chain starts from; its biases start at
         0. None: all chains start from the trainer's weights.
+    time : "user_day" or None
+        With "user_day" a rating has a further term, an effect of its user's day in UTC: (P17), (P18). Training reads
+        the ratings' timestamps, one set of ratings from the first sweep on. The effect of a day is known only from
+        other ratings of that user on that day: it takes moods and moving standards out of the factors, and
+        `Posterior.predict` adds it only where it is given timestamps. The weights, and errors on other ratings in the
+        history, are without it; the error of training ratings is with it. A `Recommender` does not take it.
 
     Notes
     -----
@@ -83,6 +103,7 @@ class Gibbs(Solver):
     # Chosen on splits inside the training rows of MovieLens' small set: from factors of 0.01 the chain is long in
     # leaving a prior that is as narrow as these, and from 0.2 on it is worse with bags.
     start: float | None = 0.1
+    time: str | None = None
     features: Mapping[str, Description] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By side, what is known of its rows beside ratings; see `described`."""
     loss: Loss = field(default=SQUARED_ERROR, init=False)
@@ -100,6 +121,8 @@ class Gibbs(Solver):
         for name in ("noise", "bags"):
             if (value := getattr(self, name)) is not None:
                 check_choice(name, value, (*SIDES, "both"))
+        if self.time is not None:
+            check_choice("time", self.time, ("user_day",))
 
     def described(self, features: Mapping[str, Description]) -> Gibbs:
         """Return the solver with features of users or items, by side, in the order of the rows of its tables.
@@ -143,7 +166,14 @@ class Gibbs(Solver):
                     raise ValueError(f"features are of {len(own)} {side}s; they must be of all {sizes[side]}")
                 value = own.value.astype(np.float64)
                 features[side] = features[side].beside(own.rows, own.index, value, n_own)
-        return Table(index, ratings.rating, features)
+        if self.time is None:
+            return Table(index, ratings.rating, features)
+        if ratings.timestamp is None:
+            raise ValueError(
+                f"timestamp is None; Gibbs(time={self.time!r}) needs the time of each rating: "
+                "Ratings(..., timestamp=seconds), or leave time out"
+            )
+        return Table(index, ratings.rating, features, *user_days(ratings.user, ratings.timestamp // DAY))
 
     def init_state(self, w: Weights) -> Weights:
         """Make the chains' unknowns, "of chain" first, and room for the samples.
@@ -151,7 +181,8 @@ class Gibbs(Solver):
         Of each side: "x" (chains, rows, D), "mean", "precision" and "weight_precision" (chains, D), "noise" (chains,
         rows), "weights" (chains, features, D); "samples" (chains, S, rows, D) float16 and "sampled_noise" (chains, S,
         rows) float32. Of all: "alpha" (chains,), "sampled_alpha" (chains, S), and "scale" (3,), the deviation of the
-        ratings, the lowest and the highest one.
+        ratings, the lowest and the highest one. With `time`, those of `_day_slots`, "effect_precision" (chains,) and
+        "sampled_effect_precision" (chains, S).
         """
         if any(namespace(x) is not np for x in w.values()):
             raise NotImplementedError("Gibbs runs on a CPU; the backend must be 'numba' or 'numpy'")
@@ -171,7 +202,27 @@ class Gibbs(Solver):
                 f"samples.{side}": np.zeros((c, s, n[side], d), np.float16),
                 f"sampled_noise.{side}": np.zeros((c, s, n[side]), np.float32),
             }
+        if self.time is not None:
+            state |= self._day_slots(0, dtype)
+            state |= {"effect_precision": np.ones(c), "sampled_effect_precision": np.zeros((c, s))}
         return state
+
+    def _day_slots(self, n: int, dtype: Any) -> Weights:
+        """Make what there is of each user-day: which it is, its effect in each chain, and samples of that."""
+        c, s = self.n_chains, self.n_samples
+        return {
+            "days": np.zeros((2, n), np.int64),
+            "effect": np.zeros((c, n), dtype),
+            "samples.effect": np.zeros((c, s, n), np.float16),
+        }
+
+    def resize(self, slots: Weights, state: Mapping[str, Any]) -> None:
+        if self.time is not None and "days" in state:
+            shape = np.shape(state["days"])
+            if len(shape) != 2:
+                raise ValueError(f"'days' has shape {shape}; it must be (2, user-days)")
+            if shape[1] != slots["days"].shape[1]:
+                slots |= self._day_slots(shape[1], slots["effect"].dtype)
 
     def parts(self, data: Any, seed: int, epoch: int, program: Program) -> Iterator[Part]:
         yield Part("sweep", np.array([epoch]))
@@ -186,9 +237,18 @@ class Gibbs(Solver):
 
     def begin(self, program: Program, data: Table) -> None:
         """Let the chains start, before the program's first sweep."""
+        slots = program.slots
         if program.t:
+            if self.time is not None and not np.array_equal(slots["days"], data.days):
+                raise ValueError(
+                    f"the ratings have {data.days.shape[1]} user-days, others than the {slots['days'].shape[1]} of "
+                    "this chain; they must be those that it began with"
+                )
             return
-        slots, rating = program.slots, data.rating.astype(np.float64)
+        if self.time is not None:
+            self.resize(slots, {"days": data.days})
+            slots["days"][:] = data.days
+        rating = data.rating.astype(np.float64)
         slots["scale"][:] = float(rating.std()) or 1.0, rating.min(), rating.max()
         scale = float(slots["scale"][0])
         for side in SIDES:
@@ -200,7 +260,7 @@ class Gibbs(Solver):
                     x[:, :, 0] = program.w[f"{side}_bias"] / scale
                 continue
             for c, chain in enumerate(factors):
-                key = rng.key(self.chain_seed(program.seed, c), rng.GIBBS, _START + SIDES.index(side))
+                key = rng.key(self.chain_seed(program.seed, c), rng.GIBBS, 2 * gibbs.START + SIDES.index(side))
                 chain[:] = self.start * rng.normal(key, chain.size).reshape(chain.shape)
 
     def end(self, program: Program, data: Table, number: int, squares: float) -> Progress:
@@ -210,6 +270,9 @@ class Gibbs(Solver):
         if at >= 0:
             at %= self.n_samples
             slots["sampled_alpha"][:, at] = slots["alpha"]
+            if self.time is not None:
+                slots["samples.effect"][:, at] = slots["effect"]
+                slots["sampled_effect_precision"][:, at] = slots["effect_precision"]
         for side in SIDES:
             x, factors = slots[f"x.{side}"], program.w[f"{side}_factors"]
             if at >= 0:
@@ -232,8 +295,13 @@ class Gibbs(Solver):
             sides = {side: Side(features=data.features[side], **values[side]) for side in SIDES}
             biases, noise = "user_bias" in program.w, self.sides(self.noise)
             chain = Chain(data.index, rating, sides, float(slots["alpha"][c]), self.nu, noise, biases)
+            if self.time is not None:
+                chain.day, chain.effect = data.day, slots["effect"][c].astype(np.float64)
+                chain.effect_precision = float(slots["effect_precision"][c])
             gibbs.sweep(chain, self.chain_seed(program.seed, c), number)
             slots["alpha"][c] = chain.alpha
+            if self.time is not None:
+                slots["effect"][c], slots["effect_precision"][c] = chain.effect, chain.effect_precision
             for side in SIDES:
                 for name in names:
                     slots[f"{name}.{side}"][c] = getattr(sides[side], name)

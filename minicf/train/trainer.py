@@ -616,6 +616,7 @@ class Trainer:
             if solver.lr is not None:
                 trainer.lr = header["lr"]
             state = files.section(arrays, "state")
+            solver.resize(trainer.program.slots, state)
             check_state(state, trainer.program.state())
             trainer.program.load(weights, state)
             trainer.bags = tables.from_arrays(files.section(arrays, "bags"), trainer.model, trainer._sizes)

@@ -16,7 +16,14 @@ from minicf.backends import base
 from minicf.backends.numba.normals import gamma, normals_kernel
 from minicf.backends.numba.passes import aligned
 from minicf.backends.numba.rows import rows_kernel
-from minicf.backends.numba.sweeps import CHUNK, errors_kernel, features_kernel, product_kernel, sums_kernel
+from minicf.backends.numba.sweeps import (
+    CHUNK,
+    effects_kernel,
+    errors_kernel,
+    features_kernel,
+    product_kernel,
+    sums_kernel,
+)
 from minicf.models import Weights
 from minicf.solvers import Part, Progress, gibbs
 from minicf.solvers.sampler import SIDES, Gibbs, Table
@@ -39,6 +46,8 @@ class Layout(NamedTuple):
     by_column: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     """Starts, rows, weights F, and the sum of their squares in each column."""
     counts: np.ndarray
+    day: np.ndarray | None
+    """Of each rating its user-day; None without effects of days."""
 
 
 def layouts(data: Table, rating: np.ndarray, dtype: np.dtype, sizes: dict[str, int]) -> dict[str, Layout]:
@@ -66,6 +75,7 @@ def layouts(data: Table, rating: np.ndarray, dtype: np.dtype, sizes: dict[str, i
             ),
             (columns.start, columns.index, value.astype(dtype), squares),
             counts,
+            None if data.day is None else data.day[order],
         )
     return found
 
@@ -108,6 +118,7 @@ class GibbsProgram(base.Program):
 
     def restore(self, snapshot: Any) -> None:
         self.t = snapshot[0]
+        self.solver.resize(self.slots, snapshot[2])
         for own, saved in ((self.w, snapshot[1]), (self.slots, snapshot[2])):
             for name, value in saved.items():
                 own[name][...] = value
@@ -136,7 +147,7 @@ class GibbsProgram(base.Program):
         seed = solver.chain_seed(self.seed, c)
         d, width = self.slots["x.user"].shape[2], self._width
         biases = "user_bias" in self.w
-        state = {name: value[c] for name, value in self.slots.items() if name != "scale"}
+        state = {name: value[c] for name, value in self.slots.items() if name not in ("scale", "days")}
         table = {name: value[c] for name, value in self._tables.items()}
 
         def key(purpose: int, side: str = "user") -> int:
@@ -165,8 +176,11 @@ class GibbsProgram(base.Program):
             precision[:] = gamma(key(gibbs.PRECISIONS, side), np.full(d, 1.0 + 0.5 * (n + 1)), rate)  # (P3)
             means[side] = padded(mean)
         for side, other in zip(SIDES, SIDES[::-1], strict=True):
+            rating, day = sides[side].rating, sides[side].day
+            if day is not None:
+                rating = rating - state["effect"][day]
             together(
-                rows_kernel(width, biases), d, sides[side].start, sides[side].other, sides[side].rating,
+                rows_kernel(width, biases), d, sides[side].start, sides[side].other, rating,
                 state[f"noise.{side}"], state[f"noise.{other}"], float(state["alpha"]), table[f"x.{other}"],
                 own[f"base.{side}"], means[side][0], padded(state[f"precision.{side}"])[0], table[f"x.{side}"],
                 np.uint64(key(gibbs.ROWS, side)),
@@ -175,10 +189,21 @@ class GibbsProgram(base.Program):
         squares = np.empty(len(sides["user"].rating), self.dtype)
         sums = {side: np.empty(len(state[f"noise.{side}"])) for side in SIDES}
         a, g = state["noise.user"], state["noise.item"]
-        together(
-            errors_kernel, biases, sides["user"].start, sides["user"].other, sides["user"].rating, table["x.user"],
-            table["x.item"], g, squares, sums["user"],
-        )  # fmt: skip
+        users = sides["user"]
+        pairs = biases, users.start, users.other, users.rating, table["x.user"], table["x.item"]
+        if users.day is None:
+            together(errors_kernel, *pairs, g, squares, sums["user"])
+        else:
+            effect, tau = state["effect"], self.slots["effect_precision"]
+            z, v = np.empty(len(effect)), np.zeros(len(effect))
+            together(normals_kernel, np.uint64(key(gibbs.EFFECTS)), z)
+            together(
+                effects_kernel, *pairs, a, g, float(state["alpha"]), users.day,
+                _starts(np.bincount(self.slots["days"][0], minlength=len(a))), z, np.full_like(v, tau[c]), v, effect,
+                squares, sums["user"],
+            )  # fmt: skip
+            shape, rate = (np.array([x]) for x in gibbs.effect_precision_conditional(effect))
+            tau[c] = gamma(key(gibbs.EFFECT_PRECISION), shape, rate)[0]  # (P18)
         shape, rate = np.array([[1.0 + 0.5 * len(squares)], [1.0 + 0.5 * float((a * sums["user"]).sum())]])
         alpha = float(gamma(key(gibbs.SHARED_NOISE), shape, rate)[0])  # (P6)
         self.slots["alpha"][c] = alpha

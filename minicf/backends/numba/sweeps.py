@@ -1,4 +1,4 @@
-"""Kernels of a sweep of Gibbs sampling beside the draw of rows: products, features (P4), errors for (P6) and (P7)."""
+"""Kernels of a sweep of Gibbs sampling beside the draw of rows: products, (P4), (P17), and errors for (P6), (P7)."""
 
 from __future__ import annotations
 
@@ -77,6 +77,45 @@ def errors_kernel(biases, start, other, rating, x, w, theirs, squares, sums, sha
                 error = rating[s] - y
                 squares[s] = error * error
                 total += theirs[i] * squares[s]
+            sums[u] = total
+
+
+@kernel
+def effects_kernel(
+    biases, start, other, rating, x, w, own, theirs, alpha, day, days, z, a, v, effect, squares, sums, shared
+):
+    """Draw the effects of the users' days by (P17), then fill `squares` and `sums` with errors as `errors_kernel` does.
+
+    `day` is the user-day of each rating, user u has those from ``days[u]`` to ``days[u + 1]``. Before, `a` is tau and
+    `v` is 0 of each; `z` are normal numbers. The lines of `errors_kernel` stand here too: a function of them, inlined
+    in both, is compiled in another order, which would change the last bits of chains without effects.
+    """
+    n, lanes, width = len(start) - 1, count_lanes(x), x.shape[1]
+    while True:
+        chunk = atomic_add(shared, 0, 1)
+        if chunk * CHUNK >= n:
+            break
+        for u in range(chunk * CHUNK, min(n, (chunk + 1) * CHUNK)):
+            for s in range(start[u], start[u + 1]):
+                i, d = other[s], day[s]
+                score = zero_vector(x)
+                for k in range(0, width, lanes):
+                    score = score + load(x, u, k) * load(w, i, k)
+                y = horizontal_sum(score)
+                if biases:
+                    y += x[u, 0] + w[i, 0] - x[u, 0] * w[i, 0]
+                error = rating[s] - y
+                weight = alpha * own[u] * theirs[i]
+                squares[s] = error  # less its effect below
+                a[d] += weight
+                v[d] += weight * error
+            for d in range(days[u], days[u + 1]):
+                effect[d] = v[d] / a[d] + z[d] / math.sqrt(a[d])
+            total = 0.0
+            for s in range(start[u], start[u + 1]):
+                error = squares[s] - effect[day[s]]
+                squares[s] = error * error
+                total += theirs[other[s]] * squares[s]
             sums[u] = total
 
 
