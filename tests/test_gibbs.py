@@ -407,7 +407,7 @@ def test_a_stale_residual_is_noticed(monkeypatch):
         ('2 * purpose + (side == "item")', "2 * purpose"),
         ('+ (side == "item"), number)', '+ (side == "item"), 0)'),
         ("2 * purpose + (side", "0 * purpose + (side"),
-        ("EFFECTS, EFFECT_PRECISION = 8, 9", "EFFECTS, EFFECT_PRECISION = SHARED_NOISE, 9"),
+        ("EFFECTS, EFFECT_PRECISION, START = 8, 9", "EFFECTS, EFFECT_PRECISION, START = SHARED_NOISE, 9"),
     ],
     ids=["by users and items", "by sweeps", "by purposes", "by effects and noise"],
 )
