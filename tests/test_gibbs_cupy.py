@@ -166,8 +166,8 @@ def test_a_recommender_samples_on_cupy(gpu):
     for got, expected in zip(other.predict(data, return_std=True), one.predict(data, return_std=True), strict=True):
         np.testing.assert_allclose(got, expected, atol=0.02)
     np.testing.assert_allclose(other.history_["mean_mse"], one.history_["mean_mse"], rtol=0.01)
+    other.partial_fit(data)  # of all rows: the chain goes on
+    assert len(other.history_) > 9
     item = data["movieId"].iloc[0]
     other.fold_in({item: 5.0}, id=999)
     assert len(other.recommend(999, 3)) == 3
-    other.partial_fit(data)
-    assert len(other.history_) > 9
