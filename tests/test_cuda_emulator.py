@@ -170,3 +170,29 @@ def test_arrays_do_not_mix(cupy):
             mixed()
     assert (a + 1).get().tolist() == [2, 2, 2]
     assert np.isnan(cupy.empty(4, np.float64).get()).all()
+
+
+def test_systems_of_equations_are_refused_where_cupy_refuses_them(cupy):
+    from numpy.linalg import LinAlgError
+
+    stack, right = cupy.asarray(np.stack([2 * np.eye(3), np.eye(3), -np.eye(3)])), cupy.asarray(np.ones((3, 3, 1)))
+    assert cupy.linalg.solve(stack, right).get()[0].tolist() == [[0.5]] * 3
+    wrong = (
+        (stack, right[:, :, 0]),  # of a stack of vectors versions make different things
+        (stack, right[0]), (stack, right[:1]), (stack[0], right[:2, :, 0]),
+    )  # fmt: skip
+    for a, b in wrong:
+        with pytest.raises(ValueError, match="a must have"):
+            cupy.linalg.solve(a, b)
+    for function in (cupy.linalg.cholesky, lambda a: cupy.linalg.solve(a, right)):
+        with pytest.raises(TypeError):
+            function(np.stack([np.eye(3)]))
+        with pytest.raises(TypeError):
+            function(stack.astype(np.int64))
+        with pytest.raises(LinAlgError):
+            function(stack[:, :2])
+    with pytest.raises(TypeError):
+        cupy.linalg.solve(stack, right.astype(np.float32))
+    lower = cupy.linalg.cholesky(stack).get()
+    np.testing.assert_array_equal(lower[0], np.sqrt(2 * np.eye(3)))
+    assert np.isnan(lower[2]).all(), "no error: cuSOLVER's status is not looked at"

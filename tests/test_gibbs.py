@@ -320,7 +320,7 @@ BY_DENSITY = {
     "prior mean without bag": ("return self.mean + self.features.product(self.weights, len(self.x))",
                                "return self.mean + 0 * self.x"),
     "noise of the other side left out": ("mine.noise[row] * theirs.noise[rated]", "mine.noise[row] * np.ones(len(h))"),
-    "the bias multiplied": ("np.ones(len(x)), x[:, 1:]", "x[:, 0], x[:, 1:]"),
+    "the bias multiplied": ("namespace(x).ones((len(x), 1)), x[:, 1:]", "x[:, :1], x[:, 1:]"),
     "m without its prior": ("n = len(side.x) + 1", "n = len(side.x)"),
     "m from rows with their bags": ("s = (side.x - side.features.product(side.weights, len(side.x)))", "s = side.x"),
     "precision without m": ("((residual**2).sum(axis=0) + side.mean**2)", "(residual**2).sum(axis=0)"),
@@ -386,8 +386,8 @@ def test_a_wrong_draw_is_noticed(mistake, monkeypatch):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("np.sqrt(variance) * rng", "variance * rng"),
-        ("return rng.gamma(key, shape_and_rate[0]) / ", "return rng.gamma(key, shape_and_rate[0]) * "),
+        ("xp.sqrt(variance) * xp", "variance * xp"),
+        ("rng.gamma(key, shape)) / rate", "rng.gamma(key, shape)) * rate"),
     ],
     ids=["variance for deviation", "scale for rate"],
 )

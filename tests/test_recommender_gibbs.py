@@ -74,7 +74,7 @@ def test_the_solver_follows_what_is_asked_for(arguments, given, expected):
         ({"solver": "gibbs", name: value}, {}, name)
         for name, value in (
             ("epochs", 3), ("batch_size", 3), ("optimizer", Adam(0.1)), ("early_stopping", 2), ("learning_rate", 0.1),
-            ("regularization", 0.1), ("schedule", "constant"), ("model", "net"), ("backend", "cupy"), ("n_samples", 0),
+            ("regularization", 0.1), ("schedule", "constant"), ("model", "net"), ("n_samples", 0),
         )
     ]
     + [

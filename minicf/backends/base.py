@@ -77,6 +77,12 @@ class Program(State):
             self.solver.resize(self.slots, state)
         super().load(weights, state)
 
+    def restore(self, snapshot: Any) -> None:
+        """Go back to a snapshot."""
+        if self.solver is not None:
+            self.solver.resize(self.slots, snapshot[1])
+        super().restore(snapshot)
+
     def hold(self, bags: Mapping[str, Bags]) -> None:
         """Take the bags of the whole tables, which every batch without its own reads."""
         self.bags = {name: one.on(self.xp) for name, one in bags.items()}

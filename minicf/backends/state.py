@@ -43,15 +43,20 @@ class State:
         check_shapes(arrays)
         self.t = int(state["step"])
         for _, own, given in arrays:
-            own[...] = self.xp.asarray(given, dtype=own.dtype)
+            own[...] = namespace(own).asarray(given, dtype=own.dtype)
 
     def snapshot(self) -> Any:
-        """Return a copy of weights and state for `restore`, kept where the program finds it cheapest."""
-        return self.weights(), self.state()
+        """Return a copy of weights and state for `restore`, kept where the program finds it cheapest.
+
+        Without a chain's samples, most of its memory: later ones are not read before they are drawn again.
+        """
+        kept = {name: self._host(s, copy=True) for name, s in self.slots.items() if not name.startswith("sample")}
+        return self.weights(), {"step": np.array(self.t, np.int64), **kept}
 
     def restore(self, snapshot: Any) -> None:
         """Go back to a snapshot."""
-        self.load(*snapshot)
+        weights, state = snapshot
+        self.load(weights, {**self.slots, **state})
 
     def finite(self) -> bool:
         """Return whether every weight is a finite number."""

@@ -74,8 +74,8 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-SAMPLING = ("numba", "numpy")
-"""Backends that Gibbs sampling has."""
+SAMPLING = ("auto", "numba", "numpy")
+"""Backends with which "auto" may take Gibbs sampling: `gibbs_seconds` knows nothing of a GPU."""
 
 SOLVERS = ("auto", "sgd", "adam", "gibbs")
 FACTORS, GIBBS_FACTORS = 128, 7
@@ -179,11 +179,6 @@ class Settings:
             solver = sampler
             if names := gradient_only(arguments):
                 raise ValueError(_refusal(names[0], repr(arguments[names[0]])))
-            if arguments["backend"] not in ("auto", *SAMPLING):
-                raise ValueError(
-                    f"backend is {arguments['backend']!r}; Gibbs sampling runs on 'numba' or 'numpy': take one of "
-                    "them, or solver='sgd'"
-                )
             solver.check(model)
             if sampler.time is not None:
                 raise ValueError(
@@ -311,7 +306,7 @@ def takes_gibbs(arguments: Mapping[str, Any], ratings: Ratings, asked: Mapping[s
         return False
     able = isinstance(model, str) and model in ("dot_bias", "dot") and not reasons
     backend = arguments["backend"]
-    if not (able and backend in ("auto", *SAMPLING)) or asked["callbacks"]:
+    if not (able and backend in SAMPLING) or asked["callbacks"]:
         return False
     k = GIBBS_FACTORS if arguments["n_factors"] is None else arguments["n_factors"]
     rows, chains = ratings.n_users + ratings.n_items, arguments["n_chains"]
@@ -340,9 +335,9 @@ def gibbs_seconds(n: int, rows: int, k: int, sweeps: int, chains: int = 1, compi
 
 
 def sampling_backend(backend: str) -> str:
-    """Return the backend of Gibbs sampling: on a processor, also where "auto" would take a GPU."""
+    """Return the backend of Gibbs sampling: with "auto" on a processor, also where that would take a GPU."""
     name = get_backend(backend).name
-    return name if name in SAMPLING else "numba"
+    return "numba" if backend == "auto" and name not in SAMPLING else name
 
 
 def _refusal(name: str, value: str) -> str:

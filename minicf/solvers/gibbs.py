@@ -21,17 +21,22 @@ temporal dynamics", has such effects). The mean of r_ui is then x_u . h_i + c_i 
 One sweep draws each unknown given all others. A conditional is what is left of log (P0) when only one unknown varies:
 a quadratic is a normal, log and linear term together are a Gamma. `log_joint` is (P0) itself, and a test compares each
 conditional with it.
+
+A chain may hold arrays of NumPy or of CuPy. What goes over all ratings or all features one row after the other is
+NumPy's; a backend gives its own `Steps` instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minicf import rng
 from minicf.data.bags import Bags
+from minicf.ops import namespace
 
 ROWS, MEANS, PRECISIONS, FEATURES, FEATURE_PRECISIONS, NOISE, SHARED_NOISE = range(7)
 """What a stream of random numbers is for; a side's own streams follow each other."""
@@ -118,20 +123,22 @@ class Chain:
     """(user-days,), t."""
     effect_precision: float = 1.0
     """tau."""
-    ratings_of: dict[str, Bags] = field(init=False)
-    """Positions of the ratings of each row, by side."""
+    ratings_of: Any = None
+    """Positions of the ratings of each row, by side: `Bags`, made here where there are none."""
 
     def __post_init__(self) -> None:
+        if self.ratings_of is not None:
+            return
         positions = np.arange(len(self.rating))
         self.ratings_of = {
             side: Bags.of(rows, positions, len(self.sides[side].x), side) for side, rows in self.index.items()
         }
 
-    def predict(self) -> np.ndarray:
+    def predict(self, part: slice = slice(None)) -> np.ndarray:
         """Compute the mean of each rating, b + c + p . q + t, given all unknowns."""
-        x, w = (self.sides[side].x[rows] for side, rows in self.index.items())
+        x, w = (self.sides[side].x[rows[part]] for side, rows in self.index.items())
         h, c = self.split(w)
-        return (x * h).sum(axis=1) + c + self.day_effect()
+        return (x * h).sum(axis=1) + c + self.day_effect(part)
 
     def day_effect(self, at: np.ndarray | slice = slice(None)) -> np.ndarray | float:
         """Return t of ratings, by their positions; 0 without effects of days."""
@@ -140,8 +147,8 @@ class Chain:
     def split(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return h and c of rows: what the other side is multiplied with, and what is added."""
         if not self.biases:
-            return x, np.zeros(len(x))
-        return np.column_stack([np.ones(len(x)), x[:, 1:]]), x[:, 0]
+            return x, namespace(x).zeros(len(x))
+        return namespace(x).concatenate([namespace(x).ones((len(x), 1)), x[:, 1:]], axis=1), x[:, 0]
 
     def rating_precision(self) -> np.ndarray:
         """Return alpha a_u g_i of each rating."""
@@ -279,9 +286,9 @@ def draw_rows(chain: Chain, side: str, key: int) -> np.ndarray:
     return means
 
 
-def draw_features(side: Side, key: int) -> None:
+def draw_features(side: Side, key: int, residual: np.ndarray | None = None) -> None:
     """Draw the weights of one feature after the other by (P4), in place; R follows at once."""
-    residual = side.x - side.prior_mean
+    residual = side.x - side.prior_mean if residual is None else residual
     z = rng.normal(key, side.weights.size).reshape(side.weights.shape)
     for j in range(len(side.weights)):
         mean, t = feature_conditional(side, j, residual)
@@ -292,7 +299,16 @@ def draw_features(side: Side, key: int) -> None:
         side.weights[j] = new
 
 
-def sweep(chain: Chain, seed: int, number: int) -> dict[str, np.ndarray]:
+class Steps(NamedTuple):
+    """Hold the steps of a sweep whose work grows with the ratings."""
+
+    rows: Callable[[Chain, str, int], np.ndarray] = draw_rows
+    features: Callable[[Side, int], None] = draw_features
+    alpha: Callable[[Chain], tuple[float, float]] = alpha_conditional
+    noise: Callable[[Chain, str], tuple[np.ndarray, np.ndarray]] = noise_conditional
+
+
+def sweep(chain: Chain, seed: int, number: int, steps: Steps = Steps()) -> dict[str, np.ndarray]:  # noqa: B008
     """Draw every unknown once, in place.
 
     Parameters
@@ -301,6 +317,8 @@ def sweep(chain: Chain, seed: int, number: int) -> dict[str, np.ndarray]:
     seed : int
     number : int
         Which sweep: random numbers are a function of it, and of nothing drawn before.
+    steps : Steps
+        Those of this module, or the same conditionals computed elsewhere.
 
     Returns
     -------
@@ -314,31 +332,33 @@ def sweep(chain: Chain, seed: int, number: int) -> dict[str, np.ndarray]:
     for name, side in chain.sides.items():
         side.mean = normal(key(MEANS, name), mean_conditional(side))
         side.precision = gamma(key(PRECISIONS, name), precision_conditional(side))
-    means = {name: draw_rows(chain, name, key(ROWS, name)) for name in chain.sides}
+    means = {name: steps.rows(chain, name, key(ROWS, name)) for name in chain.sides}
     for name, side in chain.sides.items():
         if len(side.weights):
-            draw_features(side, key(FEATURES, name))
+            steps.features(side, key(FEATURES, name))
             side.weight_precision = gamma(key(FEATURE_PRECISIONS, name), weight_precision_conditional(side))
     if chain.day is not None:
         chain.effect = normal(key(EFFECTS), effect_conditional(chain))
         shape, rate = effect_precision_conditional(chain.effect)
         chain.effect_precision = float(rng.gamma(key(EFFECT_PRECISION), np.array([shape]))[0] / rate)
-    shape, rate = alpha_conditional(chain)
+    shape, rate = steps.alpha(chain)
     chain.alpha = float(rng.gamma(key(SHARED_NOISE), np.array([shape]))[0] / rate)
     for name in chain.noise:
-        chain.sides[name].noise = gamma(key(NOISE, name), noise_conditional(chain, name))
+        chain.sides[name].noise = gamma(key(NOISE, name), steps.noise(chain, name))
     return means
 
 
 def normal(key: int, mean_and_variance: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Draw normal numbers of given means and variances."""
     mean, variance = mean_and_variance
-    return mean + np.sqrt(variance) * rng.normal(key, len(mean))
+    xp = namespace(mean)
+    return mean + xp.sqrt(variance) * xp.asarray(rng.normal(key, len(mean)))
 
 
 def gamma(key: int, shape_and_rate: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Draw Gamma numbers of given shapes and rates."""
-    return rng.gamma(key, shape_and_rate[0]) / shape_and_rate[1]
+    """Draw Gamma numbers of given shapes, of NumPy, and rates."""
+    shape, rate = shape_and_rate
+    return namespace(rate).asarray(rng.gamma(key, shape)) / rate
 
 
 def log_joint(chain: Chain) -> float:

@@ -15,7 +15,6 @@ from minicf.data.features import Features as Description
 from minicf.data.ratings import Ratings
 from minicf.losses import SQUARED_ERROR, Loss
 from minicf.models import Dot, DotBias, Model, Weights
-from minicf.ops import namespace
 from minicf.registry import register
 from minicf.solvers import gibbs
 from minicf.solvers.base import Part, Progress, Solver
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from minicf.backends.base import Program
 
 SIDES = ("user", "item")
+_UNKNOWNS = ("x", "mean", "precision", "noise", "weights", "weight_precision")
+"""Of a side, by their names in `Side` and in the program's slots."""
 _CHAIN = 2 * gibbs.SHARED_NOISE + 2
 """The stream of the chains' own seeds, behind those of a sweep."""
 DAY = 86_400
@@ -182,10 +183,8 @@ class Gibbs(Solver):
         rows), "weights" (chains, features, D); "samples" (chains, S, rows, D) float16 and "sampled_noise" (chains, S,
         rows) float32. Of all: "alpha" (chains,), "sampled_alpha" (chains, S), and "scale" (3,), the deviation of the
         ratings, the lowest and the highest one. With `time`, those of `_day_slots`, "effect_precision" (chains,) and
-        "sampled_effect_precision" (chains, S).
+        "sampled_effect_precision" (chains, S). All are NumPy's, whatever the weights are.
         """
-        if any(namespace(x) is not np for x in w.values()):
-            raise NotImplementedError("Gibbs runs on a CPU; the backend must be 'numba' or 'numpy'")
         c, s, (n_users, k) = self.n_chains, self.n_samples, w["user_factors"].shape
         d, dtype = k + ("user_bias" in w), w["user_factors"].dtype
         n = {"user": n_users, "item": len(w["item_factors"])}
@@ -250,14 +249,14 @@ class Gibbs(Solver):
             slots["days"][:] = data.days
         rating = data.rating.astype(np.float64)
         slots["scale"][:] = float(rating.std()) or 1.0, rating.min(), rating.max()
-        scale = float(slots["scale"][0])
+        scale, w = float(slots["scale"][0]), program.weights()
         for side in SIDES:
-            x, k = slots[f"x.{side}"], program.w[f"{side}_factors"].shape[1]
+            x, k = slots[f"x.{side}"], w[f"{side}_factors"].shape[1]
             factors = x[:, :, x.shape[2] - k :]
             if self.start is None:
-                factors[:] = program.w[f"{side}_factors"] / math.sqrt(scale)
-                if f"{side}_bias" in program.w:
-                    x[:, :, 0] = program.w[f"{side}_bias"] / scale
+                factors[:] = w[f"{side}_factors"] / math.sqrt(scale)
+                if f"{side}_bias" in w:
+                    x[:, :, 0] = w[f"{side}_bias"] / scale
                 continue
             for c, chain in enumerate(factors):
                 key = rng.key(self.chain_seed(program.seed, c), rng.GIBBS, 2 * gibbs.START + SIDES.index(side))
@@ -278,32 +277,50 @@ class Gibbs(Solver):
             if at >= 0:
                 slots[f"samples.{side}"][:, at] = x
                 slots[f"sampled_noise.{side}"][:, at] = slots[f"noise.{side}"]
-            np.multiply(x[0, :, x.shape[2] - factors.shape[1] :], math.sqrt(scale), out=factors)
+            factors[...] = program.xp.asarray(x[0, :, x.shape[2] - factors.shape[1] :] * math.sqrt(scale))
             if f"{side}_bias" in program.w:
-                np.multiply(x[0, :, 0], scale, out=program.w[f"{side}_bias"])
+                program.w[f"{side}_bias"][...] = program.xp.asarray(x[0, :, 0] * scale)
         program.t += 1
         return Progress(np.array([squares * scale**2]), len(data.rating))
+
+    def chain(self, program: Program, c: int, table: Table, rating: Any, xp: Any = np, ratings_of: Any = None) -> Chain:
+        """Return chain c with copies of its unknowns, in float64 arrays of `xp` as `table` and `rating` are."""
+        slots = program.slots
+        sides = {
+            side: Side(
+                features=table.features[side],
+                **{name: xp.array(slots[f"{name}.{side}"][c], dtype=np.float64) for name in _UNKNOWNS},
+            )
+            for side in SIDES
+        }
+        biases, noise = "user_bias" in program.w, self.sides(self.noise)
+        chain = Chain(
+            table.index, rating, sides, float(slots["alpha"][c]), self.nu, noise, biases, ratings_of=ratings_of
+        )
+        if self.time is not None:
+            chain.day, chain.effect = table.day, xp.array(slots["effect"][c], dtype=np.float64)
+            chain.effect_precision = float(slots["effect_precision"][c])
+        return chain
+
+    def take(self, program: Program, c: int, chain: Chain) -> None:
+        """Put the unknowns of chain c into the program."""
+        slots = program.slots
+        slots["alpha"][c] = chain.alpha
+        if self.time is not None:
+            slots["effect"][c], slots["effect_precision"][c] = chain.effect, chain.effect_precision
+        for side in SIDES:
+            for name in _UNKNOWNS:
+                value = getattr(chain.sides[side], name)
+                slots[f"{name}.{side}"][c] = value if isinstance(value, np.ndarray) else value.get()
 
     def run(self, program: Program, data: Table, part: Part) -> Progress:
         """Draw every unknown of each chain once, as `gibbs.sweep` does, in float64."""
         self.begin(program, data)
-        slots, number, squares = program.slots, int(part.rows[0]), 0.0
+        number, squares = int(part.rows[0]), 0.0
         rating = self.standardized(program, data)
-        names = ("x", "mean", "precision", "noise", "weights", "weight_precision")
         for c in range(self.n_chains):
-            values = {side: {name: slots[f"{name}.{side}"][c].astype(np.float64) for name in names} for side in SIDES}
-            sides = {side: Side(features=data.features[side], **values[side]) for side in SIDES}
-            biases, noise = "user_bias" in program.w, self.sides(self.noise)
-            chain = Chain(data.index, rating, sides, float(slots["alpha"][c]), self.nu, noise, biases)
-            if self.time is not None:
-                chain.day, chain.effect = data.day, slots["effect"][c].astype(np.float64)
-                chain.effect_precision = float(slots["effect_precision"][c])
+            chain = self.chain(program, c, data, rating)
             gibbs.sweep(chain, self.chain_seed(program.seed, c), number)
-            slots["alpha"][c] = chain.alpha
-            if self.time is not None:
-                slots["effect"][c], slots["effect_precision"][c] = chain.effect, chain.effect_precision
-            for side in SIDES:
-                for name in names:
-                    slots[f"{name}.{side}"][c] = getattr(sides[side], name)
+            self.take(program, c, chain)
             squares += float(((rating - chain.predict()) ** 2).sum()) / self.n_chains
         return self.end(program, data, number, squares)

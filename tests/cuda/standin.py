@@ -11,7 +11,7 @@ import ctypes
 import sys
 import time
 import types
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -194,6 +194,36 @@ def zeros(shape: Any, dtype: Any = float) -> ndarray:
 class OutOfMemoryError(MemoryError):
     def __init__(self, size: int, total: int, limit: int = 0) -> None:
         super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes).")
+
+
+def _matrices(a: Any) -> np.ndarray:
+    if not isinstance(a, ndarray):
+        raise TypeError("cupy.linalg only supports cupy.ndarray")
+    if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
+        raise np.linalg.LinAlgError("Last 2 dimensions of the array must be square")
+    if a.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{a.dtype} is unsupported in linalg")
+    return a._here()
+
+
+def solve(a: ndarray, b: ndarray) -> ndarray:
+    """As CuPy's versions agree on: a stack of matrices takes a stack of matrices, and is not broadcast."""
+    matrices = _matrices(a)
+    if not isinstance(b, ndarray) or b.dtype != a.dtype:
+        raise TypeError("b must be an array of a's type")
+    if not (b.ndim == a.ndim or a.ndim == 2 == b.ndim + 1) or a.shape[:-1] != b.shape[: a.ndim - 1]:
+        raise ValueError("a must have (..., M, M) shape and b must have (M,) or (..., M, K)")
+    return ndarray(np.linalg.solve(matrices, b._here()))
+
+
+def cholesky(a: ndarray) -> ndarray:
+    """What is not positive definite gives no error, as cuSOLVER's status is not looked at; here it gives NaN."""
+    matrices = _matrices(a)
+    out = np.full_like(matrices, np.nan)
+    for at in np.ndindex(matrices.shape[:-2]):
+        with suppress(np.linalg.LinAlgError):
+            out[at] = np.linalg.cholesky(matrices[at])
+    return ndarray(out)
 
 
 # --- kernels ------------------------------------------------------------------------------------------------------
@@ -380,7 +410,7 @@ def make() -> types.ModuleType:
         return tuple(map(ndarray, np.unique(_bare(x), return_inverse=return_inverse)))
 
     cupy.unique = unique  # type: ignore[attr-defined]
-    cupy.linalg = types.SimpleNamespace(solve=lambda a, b: ndarray(np.linalg.solve(_bare(a), _bare(b))))  # type: ignore[attr-defined]
+    cupy.linalg = types.SimpleNamespace(solve=solve, cholesky=cholesky)  # type: ignore[attr-defined]
     cupy.add = types.SimpleNamespace(at=add_at)  # type: ignore[attr-defined]
     cupy.cuda = types.ModuleType("cupy.cuda")  # type: ignore[attr-defined]
     cuda = cupy.cuda

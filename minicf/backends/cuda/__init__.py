@@ -28,12 +28,13 @@ from minicf.backends.base import Program
 from minicf.backends.cuda import device, top
 from minicf.backends.cuda.composed import Composed
 from minicf.backends.cuda.device import unavailable
+from minicf.backends.cuda.gibbs import Chains
 from minicf.backends.cuda.nets import Nets
 from minicf.backends.cuda.per_rating import Half
 from minicf.backends.cuda.tables import Tables
 from minicf.models import Dot, DotBias, Hybrid, Model, Net, Weights
 from minicf.optim import SGD, Adam, Optimizer
-from minicf.solvers import Gradient, Solver
+from minicf.solvers import Gibbs, Gradient, Solver
 
 __all__ = ["BACKEND", "compile", "unavailable"]
 
@@ -60,6 +61,8 @@ def fused(model: Model, solver: Solver | None, dtype: np.dtype) -> type[Program]
                 f"DotBias of up to {device.MAX_FACTORS} factors"
             )
         return Half
+    if type(solver) is Gibbs and type(model) in (Dot, DotBias) and solver.time is None:
+        return Chains
     if not known:
         return None
     if dot:

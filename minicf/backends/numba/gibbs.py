@@ -111,18 +111,6 @@ class GibbsProgram(base.Program):
         ]
         self._layout: tuple[Any, Any] = (None, None)
 
-    def snapshot(self) -> Any:
-        """Copy all but the samples: those of later sweeps are not read before they are drawn again."""
-        kept = {name: value.copy() for name, value in self.slots.items() if not name.startswith("sample")}
-        return self.t, self.weights(), kept
-
-    def restore(self, snapshot: Any) -> None:
-        self.t = snapshot[0]
-        self.solver.resize(self.slots, snapshot[2])
-        for own, saved in ((self.w, snapshot[1]), (self.slots, snapshot[2])):
-            for name, value in saved.items():
-                own[name][...] = value
-
     def run(self, data: Table, part: Part) -> Progress:
         """Run a part as `Gibbs.run` does."""
         solver, number = self.solver, int(part.rows[0])
