@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 from minicf.backends import get_backend
 from minicf.data import Batch
@@ -102,6 +103,14 @@ COMPOSED_OPTIMIZERS = tuple(
 )
 FEW_OPTIMIZERS = ("momentum-l2-dense", "nesterov-per_rating-sparse", "adam-decoupled-dense", "adam-by_name-sparse")
 EPS_OPTIMIZERS = tuple(f"adam-eps-{decay}-{rows}" for decay in ("l2", "decoupled") for rows in ("dense", "sparse"))
+
+
+def share(combinations: list[Any], every: int) -> list[Any]:
+    """Leave one of `every` combinations to each run, each value of the last argument in turn, and mark the others."""
+    return [
+        values if (i + i // every) % every == 0 else pytest.param(*values, marks=pytest.mark.campaign)
+        for i, values in enumerate(combinations)
+    ]
 
 
 def optimizer(name: str, model: Model) -> Optimizer:

@@ -17,14 +17,14 @@ from tests.cuda import emulator
 pytestmark = pytest.mark.skipif(emulator.missing() is not None, reason=str(emulator.missing()))
 
 SOME = (
-    "(any_width and bias) or step_that_fails or (any_number and (7 or 130)) or (every_model and momentum) "
-    "or (every_model and per_rating) or (tiles_are and 130) or order_given"
+    "(any_width and bias) or step_that_fails or (any_number and 7) or (every_model and momentum and (bias or net)) "
+    "or (every_model and per_rating and hybrid) or (tiles_are and 130) or order_given"
 )
 MANY = (
     f"{SOME} or any_batch or any_width or any_number or every_model or order_of_an_epoch "
     "or (expansion and short and bias) or selection"
 )
-FEWER = "any_batch or any_width or (every_model and (bias or hybrid) and dense)"
+FEWER = "any_batch or (any_width and bias) or (every_model and hybrid and dense)"
 
 
 def runtime(name: str) -> str:

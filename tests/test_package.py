@@ -16,7 +16,6 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,19 +104,22 @@ def sources() -> dict[str, ast.Module]:
     return found
 
 
-def imports(tree: ast.AST, inside_functions: bool) -> Iterator[str]:
+@functools.cache
+def imports(tree: ast.AST, inside_functions: bool) -> list[str]:
     """Full names of what a module imports, inside functions if asked; not what is for the type checker alone."""
+    found: list[str] = []
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports inside the package are written out"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             for other in node.orelse:
-                yield from imports(ast.Module([other], []), inside_functions)
+                found += imports(ast.Module([other], []), inside_functions)
         elif inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield from imports(node, inside_functions)
+            found += imports(node, inside_functions)
+    return found
 
 
 def third_party(inside_functions: bool) -> dict[str, set[str]]:

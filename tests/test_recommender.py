@@ -530,7 +530,7 @@ def test_readers_beside_a_writer_see_one_state(backend):
         warnings.simplefilter("ignore")  # of unknown ids, in threads
         for reader in readers:
             reader.start()
-        for turn in range(10):
+        for turn in range(4 if backend == "numpy" else 10):  # of NumPy, a table of another size is an error, if any
             recommender.fit(large if turn % 2 else small)
         stop.set()
         for reader in readers:
@@ -655,14 +655,14 @@ def test_partial_fit_learns_and_admits(movielens):
     frame = train.frame()
     late = np.random.RandomState(0).uniform(size=len(frame)) < 0.2
     late |= (frame.userId % 50 == 0) | (frame.movieId % 50 == 0)  # users and items that come later
-    recommender = Recommender(n_factors=32, n_samples=20).fit(frame[~late])
+    recommender = Recommender(n_samples=20).fit(frame[~late])
     before = recommender.evaluate(valid)["rmse"]
     recommender.partial_fit(frame[late])
     assert recommender.evaluate(valid)["rmse"] < before
     assert recommender.users_.ids.tolist() == sorted(frame.userId.unique())
     assert recommender.items_.ids.tolist() == sorted(frame.movieId.unique())
     assert recommender.n_ratings_ == len(frame)
-    whole = Recommender(n_factors=32, epochs=1).fit(train)
+    whole = Recommender(n_factors=8, epochs=1).fit(train)
     assert recommender.seen_.side == whole.seen_.side == "user"
     assert recommender.seen_.start.tolist() == whole.seen_.start.tolist()
     assert recommender.seen_.index.tolist() == whole.seen_.index.tolist()

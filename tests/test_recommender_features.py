@@ -63,7 +63,9 @@ def truth(user, item):
 # --- ids without ratings ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.campaign) if name == "svd++ adam" else name for name in TRAININGS]
+)
 def test_an_id_without_ratings_is_predicted_by_its_features(name, tmp_path):
     if name != "gibbs":
         cases.backend("numba")

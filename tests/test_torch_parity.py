@@ -101,7 +101,7 @@ def rounding(result: cases.Outcome, exact: cases.Outcome) -> np.ndarray:
 
 
 @pytest.mark.parametrize("backend", cases.BACKENDS)
-@pytest.mark.parametrize(("model", "optimizer"), FLOAT32)
+@pytest.mark.parametrize(("model", "optimizer"), cases.share(FLOAT32, 3))
 def test_float32(backend, model, optimizer):
     """Two float32 programs that take the same steps round differently, but about equally often.
 

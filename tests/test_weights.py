@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import replace
 
@@ -105,9 +106,9 @@ def optimizer(name: str, model: str, batch: int):
     return replace(found, lr=found.lr / 10) if batch == 1 else found  # one by one it would diverge
 
 
-@pytest.mark.parametrize("batch", [1, 8, 64])
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("model", cases.MODELS)
+@pytest.mark.parametrize(
+    ("model", "name", "batch"), cases.share([*itertools.product(cases.MODELS, KINDS, (1, 8, 64))], 3)
+)
 def test_kernels_equal_the_reference(model, name, batch):
     opt, data = optimizer(name, model, batch), problem(batch)
     result, expected = (cases.run(module, cases.MODELS[model], opt, data) for module in (compiled, plain))

@@ -148,10 +148,10 @@ def own_parts(train: minicf.Ratings, seen: minicf.Bags) -> None:
     solver.check(model)
     assert_type(solver.loss, minicf.Loss)
     assert_type(solver.init_state(w), dict[str, Any])
-    solver.resize(trainer.program.slots, trainer.program.state())
     assert_type(solver.ordered(True), minicf.Solver)
     trainer = minicf.Trainer(model, solver)
     assert_type(trainer.solver, minicf.Solver)
+    solver.resize(trainer.program.slots, trainer.program.state())
     assert_type(solver.penalty(trainer.program, {"user": train.user_counts()}), float)
     data = solver.prepare(train)
     for part in solver.parts(data, 0, 0, trainer.program):
