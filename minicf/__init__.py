@@ -25,6 +25,7 @@ from minicf.schedules import (
 from minicf.solvers import Gradient, Part, Progress, Solver
 
 if TYPE_CHECKING:
+    from minicf.baselines import Biases, ItemKNN, MostPopular
     from minicf.checking import check_gradients
     from minicf.datasets import load_movielens
     from minicf.evaluation import cross_validate
@@ -46,6 +47,7 @@ __version__ = "0.2.0"
 
 # Imported at first use, for a quick start. Whatever a file can name (see `registry`) is imported above.
 _LATER = {
+    "baselines": ("Biases", "ItemKNN", "MostPopular"),
     "checking": ("check_gradients",),
     "datasets": ("load_movielens",),
     "evaluation": ("cross_validate",),
@@ -87,6 +89,7 @@ __all__ = [
     "Adam",
     "Bags",
     "Batch",
+    "Biases",
     "CSVLog",
     "Callback",
     "Chain",
@@ -103,10 +106,12 @@ __all__ = [
     "Gradient",
     "History",
     "Hybrid",
+    "ItemKNN",
     "Linear",
     "Logistic",
     "Loss",
     "Model",
+    "MostPopular",
     "Net",
     "OneCycle",
     "Optimizer",

@@ -54,7 +54,7 @@ FLOW = (
     "solvers.base", "solvers", "scoring", "checking",
     "backends.state", "backends.base", "backends.backend",
     ("backends.numpy", "backends.numba", "backends.cuda"), "backends",
-    "train", ("recommender", "explain"), "evaluation", "tables", "cli", "__main__",
+    "train", ("recommender", "explain"), "baselines", "evaluation", "tables", "cli", "__main__",
 )  # fmt: skip
 """Layers of the package: a module imports none of a later layer, wherever in the module the import stands.
 
