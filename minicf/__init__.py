@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from minicf.baselines import Biases, ItemKNN, MostPopular
     from minicf.checking import check_gradients
     from minicf.datasets import load_movielens
-    from minicf.evaluation import cross_validate
+    from minicf.evaluation import RatingFolds, cross_validate, ranking_scorer
     from minicf.recommender import Recommender, load
     from minicf.train import (
         Callback,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Trainer,
         WeightAverage,
     )
+    from minicf.tuning import tune
 
 __version__ = "0.2.0"
 
@@ -50,7 +51,7 @@ _LATER = {
     "baselines": ("Biases", "ItemKNN", "MostPopular"),
     "checking": ("check_gradients",),
     "datasets": ("load_movielens",),
-    "evaluation": ("cross_validate",),
+    "evaluation": ("RatingFolds", "cross_validate", "ranking_scorer"),
     "recommender": ("Recommender", "load"),
     "train": (
         "CSVLog",
@@ -64,6 +65,7 @@ _LATER = {
         "Trainer",
         "WeightAverage",
     ),
+    "tuning": ("tune",),
 }
 
 
@@ -121,6 +123,7 @@ __all__ = [
     "PrintEpochs",
     "Progress",
     "RMSProp",
+    "RatingFolds",
     "Ratings",
     "Recommender",
     "ReduceLROnPlateau",
@@ -140,6 +143,8 @@ __all__ = [
     "load_movielens",
     "load_weights",
     "ops",
+    "ranking_scorer",
     "register",
     "save_weights",
+    "tune",
 ]

@@ -14,7 +14,7 @@ from minicf.arguments import check_choice, check_int, check_number
 from minicf.backends import get_backend
 from minicf.data import Bags, Ratings
 from minicf.recommender.choices import known_rows
-from minicf.recommender.inputs import SIDES
+from minicf.recommender.inputs import SIDES, UNKNOWN
 from minicf.recommender.measured import EVENT, Measured
 from minicf.recommender.scores import Scores
 from minicf.recommender.snapshots import reading, writing
@@ -123,15 +123,12 @@ class _Baseline(Measured, RegressorMixin, BaseEstimator):
         return hasattr(self, "weights_")
 
     def _read(self, X: Any, y: Any, titles: Any = None, training: bool = False) -> tuple[Ratings, int]:
-        check_choice("unknown", self.unknown, ("bias", "nan", "raise"))
+        check_choice("unknown", self.unknown, UNKNOWN)
         implicit = check_choice("feedback", getattr(self, "feedback", FEEDBACK[0]), FEEDBACK) == FEEDBACK[1]
         if implicit and y is None and not isinstance(X, Ratings):
             X = self.inputs._read(X, False, training)[0].drop_duplicates()
             y = np.ones(len(X))
-        return self.inputs.training(X, y, titles) if training else (self.inputs.ratings(X, y, titles), 2)
-
-    def _tested(self, test: Any, y: Any) -> Ratings:
-        return self._read(test, y)[0]
+        return super()._read(X, y, titles, training)
 
     @property
     def scores(self) -> Scores:
@@ -345,7 +342,7 @@ class ItemKNN(_Baseline):
     def __init__(
         self,
         *,
-        n_neighbors: int = 100,
+        n_neighbors: int = 20,
         shrinkage: float = 10.0,
         feedback: str = "explicit",
         unknown: str = "bias",

@@ -346,7 +346,9 @@ def novelty(items: ArrayLike, counts: ArrayLike, n_users: int) -> Array:
     n_users = check_int("n_users", n_users, 1)
     listed, count = _numbers("items", items), _numbers("counts", counts)
     if listed.ndim != 2 or count.ndim != 1:
-        raise ValueError(f"items has shape {listed.shape}, counts {count.shape}; they must be (lists, k) and (n_items,)")
+        raise ValueError(
+            f"items has shape {listed.shape}, counts {count.shape}; they must be (lists, k) and (n_items,)"
+        )
     if not ((count >= 0) & (count <= n_users)).all():
         raise ValueError(f"counts has {count.min():g} … {count.max():g}; it must be from 0 to n_users, {n_users}")
     if not ((listed >= -1) & (listed < len(count)) & (listed == np.floor(listed))).all():

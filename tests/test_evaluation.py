@@ -254,7 +254,9 @@ def test_folds_by_number_and_by_masks(frame):
         for table_ in ((frame,), (X, y), (X.tolist(), y), (Ratings.from_frame(frame),), (polars.DataFrame(columns),)):
             result = minicf.cross_validate(quick(), *table_, cv=cv)
             np.testing.assert_allclose(result[["rmse", "mae"]][:-2], expected, rtol=1e-6)
-    drawn = np.random.RandomState(7).permutation(len(frame)) % 3
+    drawn = np.empty(len(frame), int)
+    for fold, (_, test) in enumerate(minicf.RatingFolds(3, 7).split(frame)):
+        drawn[test] = fold
     pd.testing.assert_frame_equal(
         minicf.cross_validate(quick(), frame, cv=drawn)[ERRORS],
         minicf.cross_validate(quick(), frame, cv=3, seed=7)[ERRORS],

@@ -123,9 +123,9 @@ class Measured(Queries):
         said = getattr(test, "implicit", False) or getattr(ratings, "implicit", False)
         return bool(said) or getattr(self, "feedback", None) == "implicit"
 
-    def _tested(self, test: Any, y: Any) -> Ratings:
-        """Read the rows of a test."""
-        return self.inputs.ratings(test, y)
+    def _read(self, X: Any, y: Any, titles: Any = None, training: bool = False) -> tuple[Ratings, int]:
+        """Read a table, as `Inputs.training` does, or that of a test."""
+        return self.inputs.training(X, y, titles) if training else (self.inputs.ratings(X, y, titles), 2)
 
     @reading
     def _quality(
@@ -133,7 +133,7 @@ class Measured(Queries):
     ) -> tuple[pd.DataFrame, Measures, pd.Series]:
         check_is_fitted(self)
         k = check_int("k", k, 1)
-        ratings = self._tested(test, y)
+        ratings = self._read(test, y)[0]
         events = self._events(test, ratings)
         usual = EVENT if events else self.mean_
         limit = usual if relevant is None else check_number("relevant", relevant)
