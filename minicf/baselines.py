@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -256,8 +257,8 @@ class Biases(_Baseline):
     def __init__(
         self,
         *,
-        item_damping: float = 10.0,
-        user_damping: float = 10.0,
+        item_damping: float = 5.0,
+        user_damping: float = 5.0,
         unknown: str = "bias",
         user: str = "userId",
         item: str = "movieId",
@@ -416,7 +417,7 @@ class ItemKNN(_Baseline):
         b, c = (np.append(bias, 0.0) for bias in self._biases)
         known = np.flatnonzero((user >= 0) & (item >= 0))
         total, weight = (
-            _ByRows(lambda rows, m=matrix: self._sums(m, rows), len(self.items_), None).pairs(user[known], item[known])
+            _ByRows(functools.partial(self._sums, matrix), len(self.items_)).pairs(user[known], item[known])
             for matrix in (self._residuals, self._x)
         )
         out = self.mean_ + b[user] + c[item]

@@ -97,7 +97,8 @@ def quality(
 ) -> tuple[pd.DataFrame, Measures, pd.Series]:
     """Return the table of `Recommender.evaluate_users`, the measures of `Recommender.evaluate`, and users' gains.
 
-    These are their NDCG, less that of the most popular items. Ratings of at least `limit` are of relevant items. Of `events`, there are no errors.
+    These are their NDCG, less that of the most popular items. Ratings of at least `limit`
+    are of relevant items. Of `events`, there are no errors.
     """
     predicted, known = recommender.predict(ratings, return_known=True)
     if events:
@@ -141,7 +142,7 @@ def quality(
             if auc and measured is table:
                 values["auc"] = aucs(recommender, once, users, user[users], limit, exclude_seen)
             for name, column in values.items():
-                measured.iloc[users, measured.columns.get_loc(name)] = column
+                measured.loc[measured.index[users], name] = column
     found_popular = {name: float(of_popular[name].mean()) for name in OF_USERS} | {"coverage": covered[1]}
     measures = Measures(
         errors(ratings.rating, predicted)
