@@ -80,7 +80,8 @@ class Measures(dict[str, float]):
                 beside = f"{self.most_popular[name]:16.4f}" if name in self.most_popular else ""
                 place = "" if name in ("rmse", "mae", "auc") else f"@{self.k}"
                 lines.append(f"{name + place:<14}{value:10.4f}{beside}")
-        counts = {name: f"{self[name]:,.0f}" for name in self if name.startswith(("rows", "users"))}
+        names = ("rows", "rows_unknown", "rows_seen", "users", "users_unknown", "users_irrelevant")
+        counts = {name: f"{self.get(name, math.nan):,.0f}" for name in names}
         return "\n".join(
             [
                 *lines,
