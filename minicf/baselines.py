@@ -245,7 +245,7 @@ class Biases(_Baseline):
 
     Examples
     --------
-    Two ratings of item 7, 4 and 2, with mu = 3 and a damping of 2: c = (1 - 1) / 4 = 0. Item 8 has -1, +1 of a mean.
+    mu = 3; item 7 has 4 and 2, so that c = (1 - 1) / (2 + 2) = 0; user 1 has one rating, b = 1 / (1 + 1).
 
     >>> import pandas as pd
     >>> from minicf import Biases
@@ -330,7 +330,7 @@ class ItemKNN(_Baseline):
 
     Examples
     --------
-    Items 7 and 8 share one of two and two users: s = 1 / sqrt(2).
+    Items 7 and 8 have two users each and share one: s = 1 / (sqrt(2) sqrt(2)).
 
     >>> import pandas as pd
     >>> from minicf import ItemKNN
