@@ -10,7 +10,7 @@ import pandas as pd
 import polars
 import pytest
 from sklearn.metrics import ndcg_score, roc_auc_score
-from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, ShuffleSplit, TimeSeriesSplit
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, PredefinedSplit, ShuffleSplit, TimeSeriesSplit
 
 import minicf
 from minicf import Ratings
@@ -19,7 +19,7 @@ from minicf.recommender import quality
 from tests.peers.toys import SCORES, recommender
 from tests.test_recommender import quick, table
 
-LISTS = ["precision", "recall", "ndcg", "map", "mrr", "hit_rate", "ndcg_graded"]
+LISTS = ["precision", "recall", "recall_min", "ndcg", "map", "mrr", "hit_rate", "ndcg_graded", "novelty"]
 
 TEST = pd.DataFrame(
     [
@@ -43,10 +43,13 @@ HALF = 1 / math.log2(3)
 EXPECTED = {  # by user: hits [1, 1] of 2, [1, 0] of 2, [0, 1] of 1, [0, 1] of 1
     "precision": {1: 1, 2: 1 / 2, 3: 1 / 2, 9: 1 / 2},
     "recall": {1: 1, 2: 1 / 2, 3: 1, 9: 1},
+    "recall_min": {1: 1, 2: 1 / 2, 3: 1, 9: 1},
     "ndcg": {1: 1, 2: 1 / (1 + HALF), 3: HALF, 9: HALF},
     "map": {1: 1, 2: 1 / 2, 3: 1 / 2, 9: 1 / 2},
     "mrr": {1: 1, 2: 1, 3: 1 / 2, 9: 1 / 2},
     "hit_rate": {1: 1, 2: 1, 3: 1, 9: 1},
+    # In training, each item is one user's of three, but 20, which is in no list.
+    "novelty": dict.fromkeys((1, 2, 3, 9), math.log2(3)),
     # Gains [2, 4] of 4, 2; [4, 0] of 4, 3 (an unknown item is missed); [0, 3] of 3, 0; [0, 4] of 4, 1.
     "ndcg_graded": {1: (2 + 4 * HALF) / (4 + 2 * HALF), 2: 4 / (4 + 3 * HALF), 3: HALF, 9: 4 * HALF / (4 + HALF)},
     # User 1 has no other candidate; 2: 10 = 40; 3: 30 < 10, 30 > 20; 9: 40 = 10, above 20 and 30.
@@ -99,7 +102,7 @@ def test_means_over_users_are_the_measures(unknown, k):
     counted = pd.Series(known if unknown == "nan" else np.ones(len(test), bool)).groupby(test.userId.to_numpy()).sum()
     assert found["rmse"] == pytest.approx(np.sqrt((users.rmse**2 * counted).sum() / counted.sum()))
     assert found["mae"] == pytest.approx((users.mae * counted).sum() / counted.sum())
-    assert list(found)[2:9] == LISTS
+    assert list(found)[2:11] == LISTS
     assert "auc" not in model.evaluate(test, k=k)
     pd.testing.assert_frame_equal(model.evaluate_users(test, k=k), users.drop(columns="auc"))
 
@@ -251,11 +254,78 @@ def test_folds_by_number_and_by_masks(frame):
         for table_ in ((frame,), (X, y), (X.tolist(), y), (Ratings.from_frame(frame),), (polars.DataFrame(columns),)):
             result = minicf.cross_validate(quick(), *table_, cv=cv)
             np.testing.assert_allclose(result[["rmse", "mae"]][:-2], expected, rtol=1e-6)
-    drawn = np.random.RandomState(7).permutation(len(frame)) % 3
+    drawn = np.empty(len(frame), int)
+    for fold, (_, test) in enumerate(minicf.RatingFolds(3, 7).split(frame)):
+        drawn[test] = fold
     pd.testing.assert_frame_equal(
         minicf.cross_validate(quick(), frame, cv=drawn)[ERRORS],
         minicf.cross_validate(quick(), frame, cv=3, seed=7)[ERRORS],
     )
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_rating_folds_spread_each_user(shuffle):
+    """A table sorted by user: scikit-learn's thirds leave users out of training, these never do."""
+    data = table().sort_values("userId", ignore_index=True)
+    rare = pd.DataFrame({"userId": [500, 600, 600], "movieId": 1000, "rating": 3.0})
+    data = pd.concat([data, rare], ignore_index=True)
+    folds = [*minicf.RatingFolds(3, shuffle=shuffle).split(data)]
+    everything = np.concatenate([test for _, test in folds])
+    assert sorted(everything) == list(range(len(data)))
+    sizes = [len(test) for _, test in folds]
+    assert max(sizes) - min(sizes) <= 1
+    counts = pd.DataFrame([data.userId.iloc[test].value_counts() for _, test in folds]).fillna(0)
+    assert (counts.max() - counts.min()).max() <= 1
+    unseen = [set(data.userId.iloc[test]) - set(data.userId.iloc[train]) for train, test in folds]
+    assert set.union(*unseen) == {500}  # whose only row it is
+    thirds = [set(data.userId.iloc[test]) - set(data.userId.iloc[train]) for train, test in KFold(3).split(data)]
+    assert len(set.union(*thirds)) > 10
+    assert all(len(np.intersect1d(train, test)) == 0 and len(train) + len(test) == len(data) for train, test in folds)
+
+
+def test_rating_folds_of_any_table(frame):
+    expected = [test.tolist() for _, test in minicf.RatingFolds(3, 1).split(frame)]
+    named = frame.rename(columns={"userId": "u"})[["movieId", "u", "rating"]]
+    given = {
+        "Ratings": (Ratings.from_frame(frame), None),
+        "array": (frame[["userId", "movieId"]].to_numpy(), None),
+        "rows": (frame[["userId", "movieId"]].to_numpy().tolist(), None),
+        "named": (named, "u"),
+        "polars": (polars.DataFrame({name: frame[name].tolist() for name in frame}), None),
+    }
+    for name, (X, user) in given.items():
+        splitter = minicf.RatingFolds(3, 1, user=user)
+        found = [test.tolist() for _, test in splitter.split(X)]
+        assert found == expected, name
+    other = [test.tolist() for _, test in minicf.RatingFolds(3, 2).split(frame)]
+    assert other != expected
+    assert minicf.RatingFolds(4).get_n_splits() == 4
+    assert repr(minicf.RatingFolds(4, 2)) == "RatingFolds(4, random_state=2, shuffle=True)"
+    with pytest.raises(ValueError, match="n_splits is 98; it must be at most the number of rows, 97"):
+        next(minicf.RatingFolds(98).split(frame))
+    with pytest.raises(ValueError, match="no column 'who'"):
+        next(minicf.RatingFolds(user="who").split(frame))
+
+
+def test_a_ranking_scorer_knows_the_seen_items(frame):
+    search = GridSearchCV(
+        quick(), {"n_factors": [1, 3]}, cv=minicf.RatingFolds(2), scoring=minicf.ranking_scorer("map", k=4)
+    ).fit(frame[["userId", "movieId"]], frame.rating)
+    (train, test), _ = minicf.RatingFolds(2).split(frame)
+    model = quick(n_factors=1).fit(frame.iloc[train])
+    assert search.cv_results_["split0_test_score"][0] == model.evaluate_users(frame.iloc[test], k=4)["map"].mean() > 0
+    with pytest.raises(ValueError, match="measure is 'rmse'"):
+        minicf.ranking_scorer("rmse")
+    with pytest.raises(TypeError, match="must be a recommender"):
+        minicf.ranking_scorer()(KFold(), frame)
+
+
+def test_baselines_are_cross_validated(frame):
+    found = minicf.cross_validate(minicf.MostPopular(), frame, cv=3, k=4)
+    rows = [test for _, test in minicf.RatingFolds(3, 0).split(frame)]
+    for at, test in enumerate(rows):
+        own = minicf.MostPopular().fit(frame.drop(index=frame.index[test])).evaluate(frame.iloc[test], k=4)
+        assert found.iloc[at][["rmse", *LISTS]].tolist() == pytest.approx([own[x] for x in ("rmse", *LISTS)])
 
 
 def test_errors_of_training(frame):
