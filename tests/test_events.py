@@ -70,7 +70,7 @@ def test_sums_equal_groupby(rows):
         return
     found = Ratings.from_events(frame, weight="w")
     out = found.frame().set_index(["userId", "movieId"])
-    size = out["weight"] if "weight" in out else 1.0
+    size = out.get("weight", 1.0)
     assert (size * np.where(out["rating"] == 1, 1, -1) * pd.Series(1, out.index)).to_dict() == total.to_dict()
     assert set(out["rating"]) <= {0.0, 1.0}
 
