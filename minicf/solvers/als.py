@@ -123,14 +123,17 @@ class Basis(NamedTuple):
             return cls(np.zeros(theirs.shape[1]))
         with one_blas_thread():  # the same bits on any machine with the same BLAS, and no waiting on small matrices
             wide = theirs.astype(np.float64)
-            g, v = np.linalg.eigh(wide.T @ wide)
-        return cls(unobserved * np.maximum(g, 0.0), signed(v))
+            g, v = diagonalized(wide.T @ wide)
+        return cls(unobserved * g, v)
 
 
-def signed(vectors: np.ndarray) -> np.ndarray:
-    """Return eigenvectors, columns, whose largest component is positive: their sign is free otherwise."""
-    largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(len(vectors))]
-    return vectors * np.where(largest < 0, -1.0, 1.0)
+def diagonalized(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return g and V of (A4); of a matrix that is not finite NaN, which the trainer takes for a divergence."""
+    if not np.isfinite(gram).all():
+        return np.full(len(gram), np.nan), np.eye(len(gram))
+    g, v = np.linalg.eigh(gram)
+    largest = v[np.abs(v).argmax(axis=0), np.arange(len(v))]  # a vector's sign is free: this is positive
+    return np.maximum(g, 0.0), v * np.where(largest < 0, -1.0, 1.0)
 
 
 # --- a row ------------------------------------------------------------------------------------------------------------
