@@ -16,12 +16,15 @@ from numba.core import cgutils
 from numba.extending import get_cython_function_address, intrinsic
 
 from minicf.backends import base
-from minicf.backends.numba.jit import kernel
-from minicf.backends.numba.vectors import atomic_add
+from minicf.backends.numba.jit import inline, kernel
+from minicf.backends.numba.vectors import atomic_add, count_lanes, horizontal_sum, load, zero_vector
 from minicf.models import Dot
 from minicf.solvers import Part, Progress
 from minicf.solvers.als import ALS, Pairs, Table, diagonalized, other
 from minicf.threads import count_threads, one_blas_thread, share
+
+SMALL = 64
+"""Pairs up to which (A6) is solved by loops of its own; a multiple of 4, by which they go."""
 
 CHUNK = 512
 """Pairs of a row that are gathered at once, or K if that is more: a popular item has any number of them."""
@@ -63,6 +66,71 @@ def addresses(single: bool) -> tuple[np.uintp, np.uintp]:
     return syrk, posv
 
 
+@inline
+def padded(rows, columns, dtype):
+    """Make a table of 0 whose rows have a whole number of vectors, and begin at one."""
+    lanes = 64 // np.empty(0, dtype).itemsize
+    width = -(-columns // lanes) * lanes
+    space = np.zeros((rows + 1) * width, dtype)
+    first = (-space.ctypes.data % 64) // space.itemsize
+    return space[first : first + rows * width].reshape(rows, width)
+
+
+@inline
+def multiply_rows(a, n, g):
+    """Fill the lower half of g, rows of n numbers, with A A^T: 4 x 4 sums at a time; `a` has rows of 0 behind n."""
+    lanes, width = count_lanes(a), a.shape[1]
+    for i in range(0, n, 4):
+        for j in range(0, i + 1, 4):
+            s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = zero_vector(a)
+            s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = zero_vector(a)
+            for k in range(0, width, lanes):
+                x0, x1, x2, x3 = load(a, i, k), load(a, i + 1, k), load(a, i + 2, k), load(a, i + 3, k)
+                y = load(a, j, k)
+                s00, s10, s20, s30 = s00 + x0 * y, s10 + x1 * y, s20 + x2 * y, s30 + x3 * y
+                y = load(a, j + 1, k)
+                s01, s11, s21, s31 = s01 + x0 * y, s11 + x1 * y, s21 + x2 * y, s31 + x3 * y
+                y = load(a, j + 2, k)
+                s02, s12, s22, s32 = s02 + x0 * y, s12 + x1 * y, s22 + x2 * y, s32 + x3 * y
+                y = load(a, j + 3, k)
+                s03, s13, s23, s33 = s03 + x0 * y, s13 + x1 * y, s23 + x2 * y, s33 + x3 * y
+            g[i, j], g[i, j + 1] = horizontal_sum(s00), horizontal_sum(s01)
+            g[i, j + 2], g[i, j + 3] = horizontal_sum(s02), horizontal_sum(s03)
+            g[i + 1, j], g[i + 1, j + 1] = horizontal_sum(s10), horizontal_sum(s11)
+            g[i + 1, j + 2], g[i + 1, j + 3] = horizontal_sum(s12), horizontal_sum(s13)
+            g[i + 2, j], g[i + 2, j + 1] = horizontal_sum(s20), horizontal_sum(s21)
+            g[i + 2, j + 2], g[i + 2, j + 3] = horizontal_sum(s22), horizontal_sum(s23)
+            g[i + 3, j], g[i + 3, j + 1] = horizontal_sum(s30), horizontal_sum(s31)
+            g[i + 3, j + 2], g[i + 3, j + 3] = horizontal_sum(s32), horizontal_sum(s33)
+
+
+@inline
+def solve_small(g, b, n):
+    """Solve g y = b by Cholesky, in place, g's lower half given; return whether all pivots are above 0."""
+    for i in range(n):
+        for j in range(i):
+            total = g[i, j]
+            for k in range(j):
+                total -= g[i, k] * g[j, k]
+            g[i, j] = total * g[j, j]
+        total = g[i, i]
+        for k in range(i):
+            total -= g[i, k] * g[i, k]
+        if not total > 0:
+            return False
+        g[i, i] = g.dtype.type(1.0) / np.sqrt(total)
+        y = b[i]
+        for k in range(i):
+            y -= g[i, k] * b[k]
+        b[i] = y * g[i, i]
+    for i in range(n - 1, -1, -1):
+        y = b[i] * g[i, i]
+        b[i] = y
+        for k in range(i):
+            b[k] -= g[i, k] * y
+    return True
+
+
 @kernel
 def rows_kernel(
     start, index, target, weight, weighted, q, d, ridge, order, chunk, syrk, posv, words, out, errors, shared
@@ -74,6 +142,7 @@ def rows_kernel(
     n_factors, one = q.shape[1], q.dtype.type(1.0)
     a = np.empty((max(chunk, n_factors), n_factors), q.dtype)
     g = np.empty(n_factors * n_factors, q.dtype)
+    few, small = padded(SMALL, n_factors, q.dtype), np.empty((SMALL, SMALL), q.dtype)
     b, scale = np.empty(n_factors, q.dtype), np.empty(n_factors, q.dtype)
     size = np.empty(4, np.int32)  # n, K, the number of right-hand sides, LAPACK's answer
     size[1], size[2] = n_factors, 1
@@ -92,7 +161,30 @@ def rows_kernel(
         u = order[turn]
         lo, hi = start[u], start[u + 1]
         n, x, total = hi - lo, out[u], 0.0
-        if n <= n_factors:  # (A6)
+        good = True
+        if n <= min(n_factors, SMALL):  # (A6), without LAPACK, which takes longer for so few than they do
+            for k in range(n_factors):
+                scale[k] = one / np.sqrt(d[k] + ridge[u])
+                x[k] = 0.0
+            for j in range(n):
+                row, root = q[index[lo + j]], np.sqrt(weight[lo + j]) if weighted else one
+                for k in range(n_factors):
+                    few[j, k] = root * row[k] * scale[k]
+                b[j] = root * target[lo + j]
+            for j in range(n, -(-n // 4) * 4):
+                few[j, :] = 0.0
+            multiply_rows(few, n, small)
+            for j in range(n):
+                small[j, j] += one
+            good = solve_small(small, b, n)
+            for j in range(n):
+                y = b[j]
+                total += np.float64(y) * np.float64(y)
+                for k in range(n_factors):
+                    x[k] += y * few[j, k]
+            for k in range(n_factors):
+                x[k] *= scale[k]
+        elif n <= n_factors:  # (A6)
             for k in range(n_factors):
                 scale[k] = one / np.sqrt(d[k] + ridge[u])
                 x[k] = 0.0
@@ -147,8 +239,10 @@ def rows_kernel(
                 for k in range(n_factors):
                     y -= row[k] * x[k]
                 total += np.float64(y) * np.float64(y) * np.float64(weight[first] if weighted else one)
-        errors[u] = total if size[3] == 0 else np.nan
-        if size[3] != 0:  # not positive definite: something is not finite, and the trainer says so
+        if n > min(n_factors, SMALL):
+            good = size[3] == 0
+        errors[u] = total
+        if not good:  # not positive definite: something is not finite, and the trainer says so
             x[:] = np.nan
 
 
