@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
                         help="threads for every contender (default: 2, or 1 on one core)")  # fmt: skip
     parser.add_argument("--libmf", metavar="PATH", default="", help="LIBMF's mf-train, built by you")
     parser.add_argument("--data", metavar="PATH", default="",
-                        help="a local MovieLens folder or zip, instead of ml-latest-small; an .npz for ranking")  # fmt: skip
+                        help="a MovieLens folder or zip, instead of ml-latest-small; an .npz for ranking")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="CSV", help="records (default: bench/results/cpu.csv)")
     parser.add_argument("--search", action="store_true", help="search anew for each engine's best settings of (e)")
     parser.add_argument("--report", action="store_true", help="make tables and plots from the records and stop")

@@ -24,7 +24,7 @@ from minicf.solvers.als import ALS, Pairs, Table, diagonalized, other
 from minicf.threads import count_threads, one_blas_thread, share
 
 SMALL = 64
-"""Pairs up to which (A6) is solved by loops of its own; a multiple of 4, by which they go."""
+"""Pairs up to which (A6) is solved by loops of its own; an even number."""
 
 CHUNK = 512
 """Pairs of a row that are gathered at once, or K if that is more: a popular item has any number of them."""
@@ -78,30 +78,16 @@ def padded(rows, columns, dtype):
 
 @inline
 def multiply_rows(a, n, g):
-    """Fill the lower half of g, rows of n numbers, with A A^T: 4 x 4 sums at a time; `a` has rows of 0 behind n."""
+    """Fill the lower half of g with A A^T, 2 x 2 sums at a time; `a` has a row of 0 behind n."""
     lanes, width = count_lanes(a), a.shape[1]
-    for i in range(0, n, 4):
-        for j in range(0, i + 1, 4):
-            s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = zero_vector(a)
-            s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = zero_vector(a)
+    for i in range(0, n, 2):
+        for j in range(0, i + 1, 2):
+            s00 = s01 = s10 = s11 = zero_vector(a)
             for k in range(0, width, lanes):
-                x0, x1, x2, x3 = load(a, i, k), load(a, i + 1, k), load(a, i + 2, k), load(a, i + 3, k)
-                y = load(a, j, k)
-                s00, s10, s20, s30 = s00 + x0 * y, s10 + x1 * y, s20 + x2 * y, s30 + x3 * y
-                y = load(a, j + 1, k)
-                s01, s11, s21, s31 = s01 + x0 * y, s11 + x1 * y, s21 + x2 * y, s31 + x3 * y
-                y = load(a, j + 2, k)
-                s02, s12, s22, s32 = s02 + x0 * y, s12 + x1 * y, s22 + x2 * y, s32 + x3 * y
-                y = load(a, j + 3, k)
-                s03, s13, s23, s33 = s03 + x0 * y, s13 + x1 * y, s23 + x2 * y, s33 + x3 * y
+                x0, x1, y0, y1 = load(a, i, k), load(a, i + 1, k), load(a, j, k), load(a, j + 1, k)
+                s00, s01, s10, s11 = s00 + x0 * y0, s01 + x0 * y1, s10 + x1 * y0, s11 + x1 * y1
             g[i, j], g[i, j + 1] = horizontal_sum(s00), horizontal_sum(s01)
-            g[i, j + 2], g[i, j + 3] = horizontal_sum(s02), horizontal_sum(s03)
             g[i + 1, j], g[i + 1, j + 1] = horizontal_sum(s10), horizontal_sum(s11)
-            g[i + 1, j + 2], g[i + 1, j + 3] = horizontal_sum(s12), horizontal_sum(s13)
-            g[i + 2, j], g[i + 2, j + 1] = horizontal_sum(s20), horizontal_sum(s21)
-            g[i + 2, j + 2], g[i + 2, j + 3] = horizontal_sum(s22), horizontal_sum(s23)
-            g[i + 3, j], g[i + 3, j + 1] = horizontal_sum(s30), horizontal_sum(s31)
-            g[i + 3, j + 2], g[i + 3, j + 3] = horizontal_sum(s32), horizontal_sum(s33)
 
 
 @inline
@@ -171,8 +157,8 @@ def rows_kernel(
                 for k in range(n_factors):
                     few[j, k] = root * row[k] * scale[k]
                 b[j] = root * target[lo + j]
-            for j in range(n, -(-n // 4) * 4):
-                few[j, :] = 0.0
+            if n % 2:
+                few[n, :] = 0.0
             multiply_rows(few, n, small)
             for j in range(n):
                 small[j, j] += one
