@@ -263,7 +263,7 @@ class BPR(Loss):
     (B12) d_y_j = r/m sigmoid(y_j - y_0), d_y_0 = -sum_j d_y_j. The target r, 1 for an event, is a share of it: one of
     target 0, a dislike, moves nothing, and its item is never a negative of this user.
 
-    Only differences within a user count: the bias of a user, and the mean, do not move.
+    Only differences within a user count: the bias of a user and the mean have the slope 0, but for rounding.
     """
 
     negatives: int = 1

