@@ -499,7 +499,8 @@ class Program(base.Program):
 
     def _run_ranking(self, data: Batch | Tiles | Sides, part: Part) -> Progress:
         """Run a part of events with negatives: online SGD event by event, or mini-batches of pairs."""
-        assert self.solver is not None and data.candidates is not None
+        assert self.solver is not None
+        assert data.candidates is not None
         if self._tiled is None:
             self._tiled = self._describe_tiles()
         online = bool(self._tiled) and not self._heads.ranged
@@ -520,7 +521,8 @@ class Program(base.Program):
         self, table: Batch, candidates: Candidates, bounds: np.ndarray, rounds: np.ndarray, rates: Any
     ) -> Progress:
         """Take a step for each event, tile by tile. After a failed step the weights are invalid."""
-        assert self.solver is not None and self._tiled
+        assert self.solver is not None
+        assert self._tiled
         (whole, width, _, decays, tail), loss = self._tiled, self.solver.loss
         kernel = events_kernel(whole, width, loss.negatives, bool(self._pairwise), table.weight is not None)
         sizes = bounds[:, -1] - bounds[:, 0]
@@ -548,7 +550,8 @@ class Program(base.Program):
 
         The kernels divide by the number of pairs, so weights are 1 + m times what they are in (F11) and (F12).
         """
-        assert self.solver is not None and events.candidates is not None
+        assert self.solver is not None
+        assert events.candidates is not None
         loss, size = self.solver.loss, self.solver.batch_size  # type: ignore[attr-defined]
         m, (seen, start) = loss.negatives, events.candidates
         rates = np.broadcast_to(np.asarray(part.rates, np.float64), (-(-len(part.rows) // size),))
