@@ -124,7 +124,7 @@ class Tiles:
         """What negatives are drawn from: items of the event's own block, which no other tile of the round touches."""
         blocks = _cut(self.counts[1], self.n_blocks)
         start = np.searchsorted(blocks, np.arange(self.n_blocks + 1)).astype(np.int64)
-        return Candidates.of(self.table, *map(len, self.counts), start)
+        return Candidates.of(self.table, len(self.counts[0]), len(self.counts[1]), start)
 
     def sizes(self, rounds: np.ndarray) -> np.ndarray:
         """Return the number of ratings in each of some rounds."""

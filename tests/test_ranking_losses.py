@@ -277,6 +277,44 @@ def test_every_place_trains_alike_and_goes_on_to_the_same_bits(shuffle, place, t
         assert again.weights.keys() == whole.weights.keys()
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("model", [Dot(18), DotBias(3)], ids=["dot", "bias"])
+@pytest.mark.parametrize("loss", RANKING)
+def test_compiled_steps_are_the_reference(loss, model, weighted):
+    """Batches of 1 in both orders, with both decays of touched rows, and mini-batches; some negatives repeat."""
+    cases.backend("numba")
+    table, kind = events(12, 15, 0.4, weighted=weighted), RANKING[loss]
+    decays = ({}, {"weight_decay": 0.1, "sparse": True}, {"weight_decay": 0.2, "decay": "per_rating"})
+    for i, (size, shuffle) in enumerate(((1, True), (1, "tiles"), (8, True))):
+        solver = Gradient(SGD(0.05, **decays[i if weighted else (i + 1) % 3]), kind, size, shuffle)
+        one, other = (trained(model, solver, table, 2, loss=None, backend=place) for place in ("numba", "numpy"))
+        for name, w in other.weights.items():
+            assert cases.distance(one.weights[name], w) < cases.TOLERANCE, (name, size, shuffle)
+        assert one.program.t == other.program.t
+        metric = f"train_{kind.metric}"
+        np.testing.assert_allclose(one.history.frame()[metric], other.history.frame()[metric], rtol=1e-9)
+
+
+def test_only_exact_types_have_kernels_and_threads_change_no_bit(monkeypatch):
+    from minicf.backends.numba import program
+
+    class Own(BPR):
+        """A subclass may compare in another way."""
+
+    cases.backend("numba")
+    makes = [(Dot(2), BPR()), (DotBias(2), Logistic(2)), (Net(2, (3,)), Logistic(2)), (Dot(2), Own()),
+             (Net(2, (3,)), BPR()), (DotBias(2, rating_range=(0.0, 1.0)), BPR()), (UnitDot(2), BPR())]  # fmt: skip
+    found = [program.fused(model, Gradient(SGD(0.1), loss), np.dtype("float32")) for model, loss in makes]
+    assert found == [program.Program] * 3 + [None] * 4
+    monkeypatch.setattr(program, "_WORTH_A_THREAD", 1)
+    table = events(60, 90, 0.3)
+    monkeypatch.setitem(__import__("minicf.tiles", fromlist=["_KEPT"])._KEPT, table, Tiles(table, 4))
+    solver = Gradient(SGD(0.05), BPR(), 1, "tiles")
+    runs = [trained(DotBias(3), solver, table, loss=None, backend="numba", n_threads=n) for n in (1, 2, 8)]
+    for name, w in runs[0].weights.items():
+        assert all(np.array_equal(run.weights[name], w) for run in runs[1:]), name
+
+
 @pytest.mark.parametrize("loss", RANKING)
 def test_weights_of_1_are_no_weights_and_a_weight_is_a_factor(loss):
     table = events()
@@ -322,7 +360,8 @@ def test_the_history_has_the_loss_with_negatives_on_both_tables(tmp_path):
     pairs = np.stack([np.repeat(valid.user, 3), drawn.ravel()], 1)[np.repeat(valid.user != 1, 3)]
     assert not any(pair in taken for pair in map(tuple, pairs.tolist())), "neither of train nor of valid"
     y = trainer.predict(np.repeat(valid.user, 3), drawn.ravel()).reshape(-1, 3)
-    assert math.isclose(found["auc"], (trainer.predict(valid.user, valid.item)[:, None] > y).mean())
+    above = np.sign(trainer.predict(valid.user, valid.item)[:, None] - y)
+    assert math.isclose(found["auc"], (0.5 + 0.5 * above).mean())
     trainer.save(tmp_path / "run.npz")
     assert set(Trainer.load(tmp_path / "run.npz").evaluate(valid)) == {"bpr", "auc"}
     hybrid = Trainer(MODELS["hybrid"], Adam(0.01), loss=Logistic(2), backend="numpy")
@@ -331,7 +370,10 @@ def test_the_history_has_the_loss_with_negatives_on_both_tables(tmp_path):
 
 
 def test_lists_become_better_than_chance():
-    """Blocks of users take blocks of items: the held-out ones come before the rest."""
+    """Blocks of users take half of blocks of items: the held-out ones come before other blocks'.
+
+    A fifth of the negatives are of the own block, and as good: the best AUC is 0.8 + 0.2 / 2.
+    """
     random = np.random.RandomState(0)
     user, item = np.nonzero(
         (random.uniform(size=(60, 60)) < 0.5) & (np.arange(60)[:, None] // 20 == np.arange(60) // 20)
@@ -340,7 +382,7 @@ def test_lists_become_better_than_chance():
     for loss, model in ((BPR(), Dot(4)), (Logistic(4), DotBias(4)), (Logistic(4), UnitDot(4))):
         trainer = Trainer(model, Adam(0.05), loss=loss, backend="numpy", batch_size=32)
         trainer.fit(train, epochs=15, progress=False)
-        assert trainer.evaluate(valid)["auc"] > 0.85
+        assert trainer.evaluate(valid)["auc"] > 0.75
 
 
 @pytest.mark.parametrize(

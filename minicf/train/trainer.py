@@ -487,7 +487,8 @@ class Trainer:
         program = self._prepare(ratings)
         self._check_bags()
         loss, metric = self.solver.loss, self.solver.loss.metric
-        pairs, shape = Batch(ratings.user, ratings.item), (-1,)
+        pairs = Batch(ratings.user, ratings.item)
+        shape: tuple[int, ...] = (-1,)
         if loss.negatives:
             pairs, shape = self._ranked.of(ratings, self._seen, loss, self.seed), (len(ratings), -1)
         with limit_blas(self.n_threads):
