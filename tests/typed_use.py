@@ -102,6 +102,9 @@ def own_parts(train: minicf.Ratings, seen: minicf.Bags) -> None:
     assert_type(svdpp.collapsed({}, {}), tuple[minicf.Dot, dict[str, Any]])
     assert_type(minicf.Trainer(svdpp, minicf.SGD(0.1)).bags, dict[str, minicf.Bags])
 
+    assert_type((minicf.UnitDot(4, scale=5.0).scale, seen.holds(table.user, table.item)), tuple[float, Any])
+    assert_type(table.candidates is None, bool)
+
     model: minicf.Model = Bias()
     assert_type((model.heads, model.head_weights, model.output), tuple[tuple[str, ...], tuple[float, ...], str])
     assert_type((model.rating_range, model.global_mean), tuple[tuple[float, float] | None, float])
