@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 from minicf import ops
-from minicf.data import Bags, Batch, Ratings, Vocabulary
+from minicf.data import Bags, Batch, Draw, Ratings, Vocabulary
 from minicf.files import FileError, load_weights, save_weights
-from minicf.losses import Logistic, Loss, SquaredError
-from minicf.models import Dot, DotBias, Hybrid, Model, Net, Parameter, SVDpp
+from minicf.losses import BPR, Logistic, Loss, SquaredError
+from minicf.models import Dot, DotBias, Hybrid, Model, Net, Parameter, SVDpp, UnitDot
 from minicf.optim import SGD, AdaGrad, Adam, Optimizer, RMSProp
 from minicf.registry import register
 from minicf.schedules import (
@@ -91,6 +91,7 @@ if not TYPE_CHECKING:  # to a type checker, every name would be one of minicf's,
 __all__ = [
     "AdaGrad",
     "Adam",
+    "BPR",
     "Bags",
     "Batch",
     "Biases",
@@ -104,6 +105,7 @@ __all__ = [
     "DivergenceError",
     "Dot",
     "DotBias",
+    "Draw",
     "EarlyStopping",
     "Exponential",
     "FileError",
@@ -137,6 +139,7 @@ __all__ = [
     "SquaredError",
     "Step",
     "Trainer",
+    "UnitDot",
     "Vocabulary",
     "WarmUp",
     "WeightAverage",

@@ -25,7 +25,8 @@ d_x             the derivative of L by x; it has the shape of x
 The chain rule: L depends on x through every z that is computed from x, so d_x is the sum over these z of d_z times the
 derivative of z by x. Hence a backward function receives d_(its output) and returns d_(each of its inputs); a model
 calls its operations in order, and their backward functions in reverse. (F3) and (F10) are sums and have no function:
-they stand in `models/`. The losses (F9), (F11) stand in `losses.py`.
+they stand in `models/`. The losses (F9), (F11), (F12) stand in
+`losses.py`.
 
 ======  =======================================================  ==================================================
 label   forward                                                  backward
@@ -40,6 +41,7 @@ label   forward                                                  backward
 8       (F8) h = max(a, 0)                                       (B8) d_a = d_h [a > 0]
 9       (F9) L = 1/B sum (y - r)^2                               (B9) d_y = 2 (y - r) / B
 10      (F10) L = sum_h weight_h L_h over heads                  (B10) d_y of head h times weight_h; tables add up
+14      (F14) x = x' / |x'|                                     (B14) d_x' = (d_x - (x . d_x) x) / |x'|
 15      (F15) x_r = sum of F_rj Y[j] over j in N(r)              (B15) d_Y[j] = sum of F_rj d_x_r over r with j in N(r)
 ======  =======================================================  ==================================================
 
@@ -134,6 +136,26 @@ def dot(p: Array, q: Array) -> Array:
 def dot_backward(d_s: Array, p: Array, q: Array) -> tuple[Array, Array]:
     """(B2) Use ds/dp_k = q_k and ds/dq_k = p_k."""
     return d_s[:, None] * q, d_s[:, None] * p
+
+
+def unit(x: Array) -> Array:
+    """(F14) Divide each row by its length: (B, K) -> (B, K). A row of less than 1e-12 is divided by that."""
+    return x / _lengths(x)
+
+
+def unit_backward(d_y: Array, x: Array) -> Array:
+    """(B14) Keep what turns the row, and divide it by the row's length.
+
+    Derivation: y = x / n with n = |x|, and dn/dx_k = x_k / n = y_k, so dy_i/dx_k = [i = k] / n - x_i y_k / n^2
+    = ([i = k] - y_i y_k) / n, and d_x = (d_y - (y . d_y) y) / n. It has no part along x: length has no influence.
+    """
+    n, y = _lengths(x), unit(x)
+    return (d_y - (y * d_y).sum(axis=1, keepdims=True) * y) / n
+
+
+def _lengths(x: Array) -> Array:
+    xp = namespace(x)
+    return xp.maximum(xp.sqrt((x * x).sum(axis=1, keepdims=True)), 1e-12)
 
 
 def sigmoid(s: Array) -> Array:

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from minicf import rng
-from minicf.data import Batch, Ratings
+from minicf.data import Batch, Candidates, Ratings
 
 SIDES = ("user", "item")
 
@@ -45,6 +45,7 @@ class Sides:
     def __init__(self, ratings: Ratings) -> None:
         self.table = Batch.of(ratings)
         self.weight = self.table.weight
+        self._sizes = ratings.n_users, ratings.n_items
         shuffled = rng.permutation(0, 0, len(ratings))
         self._counts = {"user": ratings.user_counts(), "item": ratings.item_counts()}
         self._places = {}
@@ -74,6 +75,11 @@ class Sides:
             weight = None if table.weight is None else table.weight[place]
             found[side] = Owned(start, place, getattr(table, other)[place], table.target[place], weight)
         return found
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """What negatives are drawn from: all items."""
+        return Candidates.of(self.table, *self._sizes)
 
     def rows(self, seed: int, epoch: int) -> tuple[str, np.ndarray]:
         """Return whose turn it is in an epoch, and its rows that have ratings, shuffled."""

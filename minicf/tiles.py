@@ -14,12 +14,13 @@ not wait for one another.
 
 from __future__ import annotations
 
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from minicf import rng
-from minicf.data import Batch, Ratings
+from minicf.data import Batch, Candidates, Ratings
 from minicf.data.bags import example_weights
 
 _ROWS = 4096
@@ -117,6 +118,13 @@ class Tiles:
     def table(self) -> Batch:
         """The ratings as a table of examples, in the order of the tiles."""
         return Batch(self.user, self.item, self.rating, self.weight)
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        """What negatives are drawn from: items of the event's own block, which no other tile of the round touches."""
+        blocks = _cut(self.counts[1], self.n_blocks)
+        start = np.searchsorted(blocks, np.arange(self.n_blocks + 1)).astype(np.int64)
+        return Candidates.of(self.table, len(self.counts[0]), len(self.counts[1]), start)
 
     def sizes(self, rounds: np.ndarray) -> np.ndarray:
         """Return the number of ratings in each of some rounds."""

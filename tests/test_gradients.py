@@ -19,6 +19,7 @@ from minicf.data import Batch
 from minicf.losses import Logistic, SquaredError
 from minicf.models import Dot, DotBias, Hybrid, Net
 from tests import cases
+from tests.test_ranking_losses import RANKING
 
 LESSON_MODELS = {
     "bias-50": DotBias(50, rating_range=(0.5, 5.0), global_mean=2.0),
@@ -81,6 +82,7 @@ OPERATIONS = {
         [(5,)],
     ),
     "dot": (ops.dot, ops.dot_backward, [(6, 3), (6, 3)]),
+    "unit": (ops.unit, lambda d, x: (ops.unit_backward(d, x),), [(5, 3)]),
     "rating_range": (
         lambda s: ops.rating_range(s, 0.5, 5.0),
         lambda d, s: (ops.rating_range_backward(d, s, 0.5, 5.0),),
@@ -155,7 +157,8 @@ def test_losses_by_hand():
 
 def test_no_loss_escapes_and_none_overflows():
     known = {kind for kind in vars(losses).values() if isinstance(kind, type) and issubclass(kind, losses.Loss)}
-    assert known - {losses.Loss} == {type(loss) for loss, _ in LOSSES.values()}
+    with_negatives = {type(loss) for loss in RANKING.values()}  # in tests/test_ranking_losses.py
+    assert known - {losses.Loss} == {type(loss) for loss, _ in LOSSES.values()} | with_negatives
     with np.errstate(all="raise", under="ignore"):  # exp(-1e4) is 0, as it should be
         value, slope = Logistic()(np.array([-1e4, 1e4]), Batch(None, None, np.array([1.0, 1.0])))
     assert value.tolist() == [1e4, 0.0]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, assert_type
@@ -102,6 +102,9 @@ def own_parts(train: minicf.Ratings, seen: minicf.Bags) -> None:
     assert_type(svdpp.collapsed({}, {}), tuple[minicf.Dot, dict[str, Any]])
     assert_type(minicf.Trainer(svdpp, minicf.SGD(0.1)).bags, dict[str, minicf.Bags])
 
+    assert_type((minicf.UnitDot(4, scale=5.0).scale, seen.holds(table.user, table.item)), tuple[float, Any])
+    assert_type(table.candidates is None, bool)
+
     model: minicf.Model = Bias()
     assert_type((model.heads, model.head_weights, model.output), tuple[tuple[str, ...], tuple[float, ...], str])
     assert_type((model.rating_range, model.global_mean), tuple[tuple[float, float] | None, float])
@@ -119,13 +122,15 @@ def own_parts(train: minicf.Ratings, seen: minicf.Bags) -> None:
     model.backward(w, cache, y)
     model.predict(w, table, None)
 
-    for loss in (AbsoluteError(), minicf.SquaredError(), minicf.Logistic()):
+    for loss in (AbsoluteError(), minicf.SquaredError(), minicf.Logistic(8, 0.5), minicf.BPR(2)):
         loss.check_targets(train.rating)
         assert_type(loss(y, table), tuple[Any, Any])
         assert_type(loss.value_and_slope(y, table.target), tuple[Any, Any])
         assert_type((loss.metric, loss.measures(y, train.rating)), tuple[str, dict[str, float]])
-        draw: Callable[[int], Array] = np.zeros
+        draw = minicf.Draw(1, 2)
+        assert_type((draw(3), draw.negatives(table, 2)), tuple[np.ndarray, Any])
         assert_type(loss.examples(table, draw), minicf.Batch)
+        assert_type((loss.negatives, loss.compare(y, table.target)), tuple[int, tuple[Any, Any]])
         loss.response(y)
 
     optimizer: minicf.Optimizer = TypedAdaGrad(0.1)

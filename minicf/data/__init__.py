@@ -3,6 +3,7 @@
 from minicf.data.bags import Bags, Batch
 from minicf.data.features import Features
 from minicf.data.ids import UnknownIdError, Vocabulary
+from minicf.data.negatives import Candidates, Draw
 from minicf.data.ratings import Ratings
 
-__all__ = ["Bags", "Batch", "Features", "Ratings", "UnknownIdError", "Vocabulary"]
+__all__ = ["Bags", "Batch", "Candidates", "Draw", "Features", "Ratings", "UnknownIdError", "Vocabulary"]

@@ -11,6 +11,7 @@ import numpy as np
 from minicf.ops import namespace
 
 if TYPE_CHECKING:
+    from minicf.data.negatives import Candidates
     from minicf.data.ratings import Ratings
 
 BAGS = {"user_history": "user", "item_history": "item", "user_features": "user", "item_features": "item"}
@@ -59,6 +60,19 @@ class Bags(NamedTuple):
         taken = Bags(start, self.index, self.side)
         at = xp.arange(int(start[-1])) + (self.start[rows] - start[:-1])[taken.row]
         return Bags(start, self.index[at], self.side, None if self.weight is None else self.weight[at])
+
+    def holds(self, rows: Array, index: Array) -> Array:
+        """Return whether the list of each row holds an index, for lists that ascend: (n,), (n,) -> (n,) of bool."""
+        xp = namespace(self.start)
+        low, high = self.start[rows], self.start[rows + 1]
+        end = high
+        if len(self.index) == 0:
+            return xp.zeros(len(low), bool)
+        for _ in range(len(self.index).bit_length()):  # halves every interval to nothing
+            middle = (low + high) >> 1
+            below = (low < high) & (self.index[xp.minimum(middle, len(self.index) - 1)] < index)
+            low, high = xp.where(below, middle + 1, low), xp.where(below, high, middle)
+        return (low < end) & (self.index[xp.minimum(low, len(self.index) - 1)] == index)
 
     def on(self, xp: Any) -> Bags:
         """Return the bags with arrays of `xp`: NumPy's, or CuPy's."""
@@ -113,6 +127,8 @@ class Batch(NamedTuple):
     bags: Mapping[str, Bags] = MappingProxyType({})
     """Lists of the whole tables by name, arrays of the kind that `user` is: the batch's rows of them are taken by
     `rows`."""
+    candidates: Candidates | None = None
+    """What negatives are drawn from, of the table of a training by a loss that draws some."""
 
     @classmethod
     def of(cls, ratings: Ratings, bags: Mapping[str, Bags] = MappingProxyType({})) -> Batch:

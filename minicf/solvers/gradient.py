@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minicf import rng
 from minicf.arguments import check_decay, check_int, check_number
 from minicf.data.bags import BAGS, Batch
+from minicf.data.negatives import Candidates, Draw
 from minicf.data.ratings import Ratings
 from minicf.losses import SQUARED_ERROR, Loss
 from minicf.models import Model, Parameter, Weights
@@ -144,7 +143,12 @@ class Gradient(Solver):
 
     def prepare(self, ratings: Ratings) -> Batch | Tiles | Sides:
         self.loss.check_targets(ratings.rating)
-        return _ORDERS[self.shuffle].of(ratings) if isinstance(self.shuffle, str) else Batch.of(ratings)
+        if isinstance(self.shuffle, str):
+            return _ORDERS[self.shuffle].of(ratings)
+        batch = Batch.of(ratings)
+        if not self.loss.negatives:
+            return batch
+        return batch._replace(candidates=Candidates.of(ratings, ratings.n_users, ratings.n_items))
 
     def parts(self, data: Batch | Tiles | Sides, seed: int, epoch: int, program: Program) -> Iterator[Part]:
         if isinstance(data, Sides):
@@ -179,21 +183,22 @@ class Gradient(Solver):
         still = resting(program.parameters, part.kind) if isinstance(data, Sides) else frozenset()
         steps = -(-len(rows) // size)
         rates, momenta = (np.broadcast_to(np.asarray(x, np.float64), (steps,)) for x in moved)
+        candidates = data.candidates.on(program.xp) if self.loss.negatives and data.candidates else None
         total, n = np.zeros(len(program.model.heads)), 0
         for i in range(steps):
             optimizer = self.optimizer.with_momentum(float(momenta[i]))
             batch = program.batch(table, rows[i * size : (i + 1) * size])
             t = program.t + 1
-            batch = self.loss.examples(batch, partial(rng.uniform, rng.key(program.seed, rng.NEGATIVE, 0, t)))
+            pairs = self.loss.examples(batch, Draw(program.seed, t, candidates))
             # What overflows is reported as a failed step, once, and not as NumPy's warnings on the way there.
             with np.errstate(over="ignore", invalid="ignore"):
-                masks = program.masks(batch.size)
-                losses, grads = loss_and_gradients(program.model, self.loss, program.w, batch, masks)
+                masks = program.masks(pairs.size)
+                losses, grads = loss_and_gradients(program.model, self.loss, program.w, pairs, masks)
                 if not np.isfinite(losses).all():
                     return Progress(total, n, i, float(rates[i]))
                 program.t = t
                 grads, rate = self._clipped(grads), self._rate(grads, float(rates[i]), still)
-                optimizer.step(program.w, grads, program.slots, t, rate, program.counts(batch), batch.size)
+                optimizer.step(program.w, grads, program.slots, t, rate, program.counts(pairs), pairs.size)
             total += losses * batch.size
             n += batch.size
         return Progress(total, n, steps)
@@ -232,6 +237,8 @@ def loss_and_gradients(
 ) -> tuple[np.ndarray, Weights]:
     """Go through one batch, there and back.
 
+    The mean is over what the loss gives a value each: B examples, or B events of several pairs.
+
     Returns
     -------
     losses : array of float64, shape (heads,)
@@ -240,8 +247,8 @@ def loss_and_gradients(
         The derivative of the objective (F10) by every weight.
     """
     y, cache = model.forward(w, batch, masks)  # (F1) …
-    value, slope = loss(y, batch)  # (F9), (F11)
-    d_y: Array = slope / batch.size  # (B9), (B11)
+    value, slope = loss(y, batch)  # (F9), (F11), (F12)
+    d_y: Array = slope / value.shape[-1]  # (B9), (B11), (B12)
     if len(model.heads) > 1:
         d_y = namespace(y).asarray(model.head_weights, dtype=y.dtype)[:, None] * d_y  # (B10)
     losses = value.mean(axis=-1)

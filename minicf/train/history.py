@@ -52,7 +52,7 @@ class History:
             Columns epoch, lr (at the epoch's start), train_mse (the mean over the epoch, while weights moved), penalty
             (at its end), valid_mse (NaN without validation ratings), seconds (of training alone), ratings_per_second;
             for a hybrid also train_mse and valid_mse of each head. A loss other than squared error puts its own
-            metric in the place of mse.
+            metric in the place of mse, and one that draws negatives gives the loss with them, in both columns.
         """
         columns = ["epoch", "lr", f"train_{self.metric}", "penalty", f"valid_{self.metric}", "seconds"]
         return pd.DataFrame(self.rows, columns=None if self.rows else [*columns, "ratings_per_second"])

@@ -33,6 +33,7 @@ from minicf.train.callbacks import Callback, Checkpoint, EarlyStopping
 from minicf.train.checks import as_solver, check_one_split, check_ratings, dtype_name, indices, listed
 from minicf.train.console import Interruptible, progress_bar
 from minicf.train.history import DivergenceError, History, LRFind
+from minicf.train.ranked import RankedPairs
 from minicf.train.restored import check_state, checked_rows
 
 log = logging.getLogger("minicf")
@@ -48,7 +49,8 @@ class Trainer:
     solver : Optimizer or Solver
         An optimizer, `SGD` or `Adam` or one of your own, stands for ``Gradient(optimizer, loss, batch_size)``.
     loss : Loss, optional
-        With an optimizer: `SquaredError` by default, `Logistic` for targets from 0 to 1.
+        With an optimizer: `SquaredError` by default, `Logistic` for targets from 0 to 1; for lists from events alone
+        ``Logistic(negatives=8)`` or `BPR`.
     backend : str
         "auto" takes the fastest that can run here.
     batch_size : int, optional
@@ -146,6 +148,8 @@ class Trainer:
         self._given = self._match(weights)
         self._features = tables.check_features(model, {"user_features": user_features, "item_features": item_features})
         self.bags: dict[str, Bags] = {name: one.bags(BAGS[name]) for name, one in self._features.items()}
+        self._seen: Bags | None = None
+        self._ranked = RankedPairs()
         self._fingerprints: dict[str, str] = {}
         self._program: Program | None = None
         self._callbacks: tuple[Any, ...] = ()
@@ -327,6 +331,7 @@ class Trainer:
         if epochs == 0:
             return self.history
         data = solver.prepare(train)
+        self._seen = data.candidates.seen if solver.loss.negatives else None
         if valid is not None:
             solver.loss.check_targets(valid.rating)
         self.validates = valid is not None
@@ -473,18 +478,24 @@ class Trainer:
         -------
         dict
             With squared error: mse, rmse (its root) and mae; with the logistic loss: log_loss and accuracy; for a
-            hybrid also the mean loss of each head, ``mse_net``.
+            hybrid also the mean loss of each head, ``mse_net``. With a loss that draws negatives: the loss with
+            negatives beside these ratings, and auc, the share of them that are ranked below their rating. They are
+            drawn from what a user has neither in these ratings nor in those of the latest `fit` (which `save` does not
+            keep), and are the same at every call.
         """
         check_ratings("ratings", ratings)
         program = self._prepare(ratings)
         self._check_bags()
         loss, metric = self.solver.loss, self.solver.loss.metric
         pairs = Batch(ratings.user, ratings.item)
+        shape: tuple[int, ...] = (-1,)
+        if loss.negatives:
+            pairs, shape = self._ranked.of(ratings, self._seen, loss, self.seed), (len(ratings), -1)
         with limit_blas(self.n_threads):
-            result = loss.measures(program.predict(pairs), ratings.rating)
-            if len(self.model.heads) > 1:
-                for head in self.model.heads:
-                    result[f"{metric}_{head}"] = loss.measures(program.predict(pairs, head), ratings.rating)[metric]
+            result = loss.measures(program.predict(pairs).reshape(shape), ratings.rating)
+            for head in self.model.heads if len(self.model.heads) > 1 else ():
+                y = program.predict(pairs, head).reshape(shape)
+                result[f"{metric}_{head}"] = loss.measures(y, ratings.rating)[metric]
         return result
 
     def _validate(self, valid: Ratings) -> dict[str, float]:

@@ -130,7 +130,7 @@ def _operator(name: str) -> Any:
 OPERATORS = """add radd sub rsub mul rmul truediv rtruediv floordiv mod pow neg matmul lt le gt ge eq ne and or xor
 rshift lshift invert abs rxor ror rand"""
 FUNCTIONS = """zeros_like empty_like arange concatenate tanh sqrt maximum isfinite bincount cumsum exp where square
-full ones broadcast_to repeat tile ascontiguousarray stack abs log1p eye sign minimum"""
+full ones broadcast_to repeat tile ascontiguousarray stack abs log1p eye sign minimum searchsorted"""
 
 for _name in OPERATORS.split():
     setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))

@@ -52,6 +52,7 @@ def fused(model: Model, solver: Solver | None, dtype: np.dtype) -> type[Program]
         and solver.plain
         and type(solver.optimizer) in (SGD, Adam)
         and type(solver.loss) in device.LOSSES
+        and not solver.loss.negatives
     )
     dot = type(model) in (Dot, DotBias) and model.n_factors <= device.MAX_FACTORS  # type: ignore[attr-defined]
     if dtype == np.float16:

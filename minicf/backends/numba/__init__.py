@@ -5,6 +5,7 @@ Every number equals the reference's (`base.py`) up to rounding.
     program   weights and state in tables; hands whole epochs to the kernels
     epoch     the training loop of mini-batches, replay of idle rows, predictions
     tiles     online SGD (batch size 1)
+    ranking   losses with negatives: online SGD, pairs of mini-batches
     bagged    SVDpp, user by user and item by item
     bags      its kernels
     loss      from a score to the loss and its slope

@@ -149,6 +149,8 @@ def fused(model: Model, solver: Solver | None) -> bool:
         return True
     if type(solver) is not Gradient or type(solver.optimizer) is not SGD or type(solver.loss) not in LOSSES:
         return False
+    if solver.loss.negatives:
+        return False
     opt = solver.optimizer
     # With one rating a step, sparse "l2" is "per_rating"; "decoupled" is not quite.
     touched_only = opt.decay == "per_rating" or (opt.decay == "l2" and opt.sparse) or not _decays(opt)

@@ -20,6 +20,7 @@ from minicf.backends.numba import adam, sgd
 from minicf.backends.numba.jit import inline, kernel
 from minicf.backends.numba.loss import FACTORS
 from minicf.backends.numba.nets import net_pass
+from minicf.backends.numba.ranking import pairwise_pass
 from minicf.backends.numba.vectors import (
     FLUSH_DENORMALS,
     atomic_add,
@@ -163,13 +164,14 @@ def dot_pass(LOSS: Any, WEIGHTED: bool) -> Any:
 
 
 @functools.cache
-def epoch_kernel(W: int, SLOTS: int, NET: bool, LOSS: Any, WEIGHTED: bool) -> Any:
+def epoch_kernel(W: int, SLOTS: int, NET: bool, LOSS: Any, WEIGHTED: bool, PAIRWISE: int = 0) -> Any:
     """Make the training loop for a padded width, an optimizer (1: SGD, 2: momentum, 3: Adam), nets or not, and a loss.
 
-    `LOSS` is a function of `loss`; WEIGHTED says whether examples have weights.
+    `LOSS` is a function of `loss`; WEIGHTED says whether examples have weights. PAIRWISE, if not 0, is the number of
+    negatives behind each event for BPR, which takes the place of LOSS.
     """
     ADAM = SLOTS == 3
-    run_dot, run_nets = dot_pass(LOSS, WEIGHTED), net_pass(LOSS, WEIGHTED)
+    run_dot, run_nets = pairwise_pass(PAIRWISE) if PAIRWISE else dot_pass(LOSS, WEIGHTED), net_pass(LOSS, WEIGHTED)
 
     @kernel
     def train(

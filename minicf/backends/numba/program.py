@@ -22,10 +22,12 @@ from minicf.backends.numba.gibbs import GibbsProgram
 from minicf.backends.numba.jit import config
 from minicf.backends.numba.nets import Nets
 from minicf.backends.numba.passes import aligned
+from minicf.backends.numba.ranking import draw_pairs, events_kernel
 from minicf.backends.numba.sgd import SGDTables, power_table, range_table
 from minicf.backends.numba.tiles import tile_kernel
 from minicf.data.bags import Batch
-from minicf.losses import SQUARED_ERROR, Logistic, Loss, SquaredError
+from minicf.data.negatives import Candidates
+from minicf.losses import BPR, SQUARED_ERROR, Logistic, Loss, SquaredError
 from minicf.models import Dot, DotBias, Hybrid, Model, Net, Weights
 from minicf.optim import SGD, Adam, Optimizer
 from minicf.sides import Sides
@@ -36,7 +38,7 @@ from minicf.tiles import Tiles
 log = logging.getLogger("minicf")
 
 LOSSES: dict[type[Loss], Any] = {SquaredError: loss.squared_error, Logistic: loss.logistic}
-"""The compiled function of each loss, by type."""
+"""The compiled function of each loss of single outputs, by type."""
 
 
 # --- threads --------------------------------------------------------------------------------------------------------
@@ -44,6 +46,9 @@ LOSSES: dict[type[Loss], Any] = {SquaredError: loss.squared_error, Logistic: los
 _BLOCK = 8192
 """Ratings between two rounds of replaying: enough for a thread to be worth its start, so few that only few rows have a
 rating among them, which one thread replays alone."""
+
+_PAIRS = 4 << 20
+"""Pairs of events and negatives that are drawn at a time: 64 MB."""
 
 _WORTH_A_THREAD = 8_000_000
 """Weights that a call in tiles reads of one side: below, a thread takes longer to start than it saves."""
@@ -59,11 +64,11 @@ def _read_only(array: np.ndarray, dtype: Any) -> np.ndarray:
     return view
 
 
-def _columns(table: Batch) -> tuple[np.ndarray, ...]:
+def _columns(table: Batch, weights: Any = np.float32) -> tuple[np.ndarray, ...]:
     """Return users, items, targets and weights for a kernel, which reads no weights where there are none."""
-    weight = table.target if table.weight is None else table.weight
-    indices, numbers = (table.user, table.item), (table.target, weight)
-    return *(_read_only(x, np.int32) for x in indices), *(_read_only(x, np.float32) for x in numbers)
+    weight = _read_only(table.target, np.float32) if table.weight is None else _read_only(table.weight, weights)
+    indices = (_read_only(x, np.int32) for x in (table.user, table.item))
+    return *indices, _read_only(table.target, np.float32), weight
 
 
 def _parts(model: Any) -> tuple[Dot | None, int, float, list[tuple[str, Net, int, float]]] | None:
@@ -99,7 +104,9 @@ class Program(base.Program):
         self.n_threads: int = count_threads(self.n_threads)
         # Without a solver, for predictions, the tables have no state, and nothing decays.
         self.optimizer: Optimizer = SGD(0.0) if solver is None else solver.optimizer  # type: ignore[attr-defined]
-        self._loss = LOSSES[type(SQUARED_ERROR if solver is None else solver.loss)]
+        kept = SQUARED_ERROR if solver is None else solver.loss
+        self._pairwise = kept.negatives if type(kept) is BPR else 0
+        self._loss = LOSSES[Logistic if self._pairwise else type(kept)]
         self._dot, self._dot_index, self._dot_weight, self._net_heads = parts
         self._K = model.n_factors
         self._biases = "user_bias" in weights
@@ -372,6 +379,8 @@ class Program(base.Program):
         if part.momenta is not None:
             composes("numba", "a momentum that moves")
             return super().run(data, part)
+        if self.solver.loss.negatives:  # type: ignore[union-attr]
+            return self._run_ranking(data, part)
         if isinstance(data, Sides):
             rates = np.repeat(np.broadcast_to(part.rates, part.rows.shape), data.sizes(part.kind, part.rows))
             return self._run_batches(data.table, data.order(part.kind, part.rows), 1, rates)
@@ -384,15 +393,17 @@ class Program(base.Program):
             return self._run_batches(data.table, data.order(part.rows), 1, rates)
         return self._run_batches(data, part.rows, self.solver.batch_size, part.rates)  # type: ignore[union-attr]
 
-    def _run_batches(self, table: Batch, order: np.ndarray, batch_size: int, learning_rates: Any) -> Progress:
-        """Take a step for each batch of `order`."""
+    def _run_batches(
+        self, table: Batch, order: np.ndarray, batch_size: int, learning_rates: Any, weights: Any = np.float32
+    ) -> Progress:
+        """Take a step for each batch of `order`; `weights` is the dtype in which the table has them."""
         total = np.zeros(len(self.model.heads))
         if len(order) == 0:
             return Progress(total, 0, 0)
         batch_size = min(batch_size, len(order))
         steps = -(-len(order) // batch_size)
         rates = np.ascontiguousarray(np.broadcast_to(np.asarray(learning_rates, np.float64), (steps,)))
-        data = *_columns(table), table.weight is not None
+        data = *_columns(table, weights), table.weight is not None
         order = _read_only(order, np.int32)
         sides = self._sides(batch_size)
         if isinstance(self.optimizer, SGD):
@@ -411,7 +422,7 @@ class Program(base.Program):
         """Take steps in one call of the kernel; return the step that failed, or -1."""
         users, items, nets = sides
         *columns, weighted = data
-        kernel = epoch_kernel(self._W, self._SLOTS, bool(self._net_heads), self._loss, weighted)
+        kernel = epoch_kernel(self._W, self._SLOTS, bool(self._net_heads), self._loss, weighted, self._pairwise)
         seed = np.uint64(self.seed & 0xFFFFFFFFFFFFFFFF)
         with one_blas_thread() if self._net_heads else contextlib.nullcontext():
             failed = _run(
@@ -485,6 +496,88 @@ class Program(base.Program):
         done = int(visited[first - 1]) if first else 0
         return Progress(np.array([float(losses.ravel()[:first].sum())]), done, done, float(lr[first // n_blocks]))
 
+    # --- losses with negatives -------------------------------------------------------------------------------
+
+    def _run_ranking(self, data: Batch | Tiles | Sides, part: Part) -> Progress:
+        """Run a part of events with negatives: online SGD event by event, or mini-batches of pairs."""
+        assert self.solver is not None
+        assert data.candidates is not None
+        if self._tiled is None:
+            self._tiled = self._describe_tiles()
+        online = bool(self._tiled) and not self._heads.ranged
+        if isinstance(data, Tiles) and online:
+            sizes = data.sizes(part.rows)
+            rates = np.repeat(np.broadcast_to(part.rates, part.rows.shape), sizes)
+            return self._run_events(data.table, data.candidates, data.start[part.rows], part.rows, rates)
+        if not isinstance(data, Batch):
+            composes("numba", f"{self.solver.loss} in this order with {self.optimizer}")
+            return super().run(data, part)
+        if self.solver.batch_size == 1 and online:  # type: ignore[attr-defined]
+            rates = np.broadcast_to(part.rates, part.rows.shape)
+            bounds = np.array([[0, len(part.rows)]])
+            return self._run_events(data.take(part.rows), data.candidates, bounds, np.zeros(1, np.int64), rates)
+        return self._run_pairs(data, part)
+
+    def _run_events(
+        self, table: Batch, candidates: Candidates, bounds: np.ndarray, rounds: np.ndarray, rates: Any
+    ) -> Progress:
+        """Take a step for each event, tile by tile. After a failed step the weights are invalid."""
+        assert self.solver is not None
+        assert self._tiled
+        (whole, width, _, decays, tail), loss = self._tiled, self.solver.loss
+        kernel = events_kernel(whole, width, loss.negatives, bool(self._pairwise), table.weight is not None)
+        sizes = bounds[:, -1] - bounds[:, 0]
+        offsets, n = np.cumsum(sizes) - sizes, int(sizes.sum())
+        n_rounds, n_blocks = len(bounds), bounds.shape[1] - 1
+        losses, shared = np.zeros((n_rounds, n_blocks)), np.zeros(1 + 2 * n_blocks, np.int64)
+        done, real = np.zeros((n_rounds, n_blocks), np.int64), self.dtype.type
+        arguments = (
+            *_columns(table), bounds, offsets, np.asarray(rounds, np.int64), shared, losses, done, candidates.start,
+            candidates.seen.start, candidates.seen.index, np.uint64(self.seed & 0xFFFFFFFFFFFFFFFF), self.t,
+            np.array(rates, self.dtype), real(getattr(loss, "weight", 1.0)), self.optimizer.decay == "per_rating",
+            *self._tables, decays, tail, self._heads.mean,
+        )  # fmt: skip
+        share(lambda: kernel(*arguments), min(self.n_threads, n_blocks) if n * self._W >= _WORTH_A_THREAD else 1)
+        short = done.ravel() < np.diff(bounds, axis=1).ravel()
+        if not short.any():
+            self.t += n
+            return Progress(np.array([float(losses.sum())]), n, n)
+        first = int(np.argmax(short))
+        failed = int(np.diff(bounds, axis=1).ravel()[:first].sum() + done.ravel()[first])
+        return Progress(np.array([float(losses.ravel()[: first + 1].sum())]), failed, failed, float(rates[failed]))
+
+    def _run_pairs(self, events: Batch, part: Part) -> Progress:
+        """Take a step for each batch of B events, as a batch of B (1 + m) weighted pairs.
+
+        The kernels divide by the number of pairs, so weights are 1 + m times what they are in (F11) and (F12).
+        """
+        assert self.solver is not None
+        assert events.candidates is not None
+        loss, size = self.solver.loss, self.solver.batch_size  # type: ignore[attr-defined]
+        m, (seen, start) = loss.negatives, events.candidates
+        rates = np.broadcast_to(np.asarray(part.rates, np.float64), (-(-len(part.rows) // size),))
+        at_once = max(1, _PAIRS // (size * (1 + m)))
+        shares = np.full(1 + m, (1.0 + m) * getattr(loss, "weight", 1.0) / m)
+        shares[0] = 1.0 + m
+        total, n, steps = np.zeros(len(self.model.heads)), 0, 0
+        for first in range(0, len(rates), at_once):
+            rows = _read_only(part.rows[first * size : (first + at_once) * size], np.int32)
+            user, item = (np.empty(len(rows) * (1 + m), np.int32) for _ in range(2))
+            draw_pairs(
+                _read_only(events.user, np.int32), _read_only(events.item, np.int32), rows, size, m,
+                np.uint64(self.seed & 0xFFFFFFFFFFFFFFFF), self.t, int(start[-1]), seen.start, seen.index, user, item,
+            )  # fmt: skip
+            target = np.zeros((len(rows), 1 + m), np.float32)
+            target[:, 0] = events.target[rows]
+            weight = np.ones(len(rows)) if events.weight is None else events.weight[rows]
+            pairs = Batch(user, item, target.ravel(), np.outer(weight, shares).ravel())
+            order = np.arange(len(user), dtype=np.int32)
+            done = self._run_batches(pairs, order, size * (1 + m), rates[first : first + at_once], self.dtype)
+            total, n, steps = total + done.loss / (1 + m), n + done.n // (1 + m), steps + done.steps
+            if done.failed_rate is not None:
+                return Progress(total, n, steps, done.failed_rate)
+        return Progress(total, n, steps)
+
     def _describe_tiles(self) -> tuple[Any, ...]:
         """Return which kernel online SGD (batch size 1) has, its lambdas and `tail`; () if there is no such kernel."""
         opt, K = self.optimizer, self._K
@@ -554,9 +647,14 @@ def fused(model: Model, solver: Solver | None, dtype: np.dtype) -> type[base.Pro
         type(solver) is Gradient
         and solver.plain
         and type(solver.optimizer) in (SGD, Adam)
-        and type(solver.loss) in LOSSES
+        and (type(solver.loss) in LOSSES or (type(solver.loss) is BPR and _compares(model)))
     )
     return Program if known and _parts(model) is not None else None
+
+
+def _compares(model: Model) -> bool:
+    """Return whether there is a kernel for differences of its outputs."""
+    return type(model) in (Dot, DotBias) and model.rating_range is None
 
 
 def unavailable() -> str | None:
