@@ -76,7 +76,7 @@ CONTENDERS: dict[str, Contender] = {
     "ALS, K = 64": _als(64, 4, 0.003, 0.01, 1.0),
     "ALS, K = 256": _als(256, 4, 0.003, 0.01, 1.0),
     "ALS, K = 512": _als(512, 5, 0.003, 0.02, 1.0),
-    "ALS, K = 1024": _als(1024, 5, 0.003, 0.01, 1.0),
+    "ALS, K = 1024": _als(1024, 5, 0.003, 0.015, 1.0),
 }
 """Another model is another row here: how it trains, K, epochs, settings."""
 

@@ -141,8 +141,9 @@ def check_gradients(
 
     The error of a weight is relative to its own largest numeric derivative. There is no absolute tolerance through
     which small wrong gradients could escape: where the numeric derivative is 0 throughout, as for a head of
-    weight 0, the analytic one has to be 0 but for the rounding of sums. Weights without a gradient, gradients
-    without a weight, wrong shapes, numbers that are not finite and weights changed by the call are problems too.
+    weight 0, the analytic one has to be exactly 0; with a loss that compares outputs, in whose differences a user's
+    bias cancels, 0 but for the rounding of sums. Weights without a gradient, gradients without a weight, wrong
+    shapes, numbers that are not finite and weights changed by the call are problems too.
 
     relu has a kink at 0. Where one is at distance x < h along d, C(h) is off by J/2 (1 - x/h), with J the jump in
     slope, and C(h/2) by J/2 (1 - 2x/h) or, beyond h/2, not at all; so |C(h) - C(h/2)| is J/2 times the smaller of
@@ -202,7 +203,7 @@ def check_gradients(
             along = _elements(value.shape)
         else:
             along = (_scale(parameters[name]) * random.normal(size=value.shape) for _ in range(directions))
-        checks.append(_check(name, value, grads[name], objective, along, tolerance))
+        checks.append(_check(name, value, grads[name], objective, along, tolerance, bool(loss.negatives)))
     extra = [name for name in grads if name not in w]
     checks += [WeightCheck(name, np.inf, 0, 0, np.nan, "not a weight of the model") for name in extra]
     return GradientReport(str(model), method, tolerance, tuple(checks))
@@ -270,8 +271,12 @@ def _check(
     loss: Callable[[str, np.ndarray], float],
     along: Iterator[np.ndarray],
     tolerance: float,
+    cancels: bool,
 ) -> WeightCheck:
-    """Compare numeric with analytic derivatives of one weight, along each of the given directions."""
+    """Compare numeric with analytic derivatives of one weight, along each of the given directions.
+
+    `cancels` says that the loss is of differences: the analytic derivative of what cancels is the rounding of sums.
+    """
 
     def central(d: np.ndarray, h: float) -> float:
         return (loss(name, w + h * d) - loss(name, w - h * d)) / (2.0 * h)
@@ -284,9 +289,8 @@ def _check(
     skipped = int(kink.sum())
     smooth = ~kink
     difference = float(np.abs(analytic - numeric)[smooth].max(initial=0.0))
-    if largest > noise:
-        error = difference / largest
-    else:  # no derivative, as of what cancels in a difference of outputs: the analytic one is 0 but for its own sums
+    error = difference / largest if largest else (np.inf if difference else 0.0)
+    if cancels and largest <= noise:
         error = 0.0 if float(np.abs(analytic).max()) <= ROUNDING * max(1.0, abs(loss(name, w))) else np.inf
     problem = ""
     if not np.isfinite(numeric).all():
