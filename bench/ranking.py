@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import ranking_losses
 from bench.measure import busy, commit, device
 from minicf import Dot, Ratings, Trainer
 from minicf.backends import get_backend
@@ -55,9 +56,9 @@ class Contender:
 
     k: int
     epochs: int
-    settings: dict[str, float]
+    settings: dict[str, Any]
     train: Callable[[Contender, Ratings, int, int], Trainer]
-    """Trains on a table with a seed and a number of threads; returns what has `Dot`'s weights."""
+    """Trains on a table with a seed and a number of threads."""
 
 
 def als(contender: Contender, events: Ratings, seed: int, threads: int) -> Trainer:
@@ -71,12 +72,24 @@ def _als(k: int, epochs: int, regularization: float, unobserved: float, exponent
     return Contender(k, epochs, settings, als)
 
 
+def _loss(name: str) -> Contender:
+    setting = ranking_losses.SETTINGS[name]
+
+    def train(contender: Contender, events: Ratings, seed: int, threads: int) -> Trainer:
+        return ranking_losses.train(name, events, contender.epochs, seed, threads)
+
+    settings = {"loss": repr(setting.loss), "lr": setting.lr, "weight_decay": setting.weight_decay}
+    return Contender(64, setting.epochs, settings, train)
+
+
 # Chosen by `search`, see its rows in the record; those of K = 256 are those of 64.
 CONTENDERS: dict[str, Contender] = {
     "ALS, K = 64": _als(64, 4, 0.003, 0.01, 1.0),
     "ALS, K = 256": _als(256, 4, 0.003, 0.01, 1.0),
     "ALS, K = 512": _als(512, 5, 0.003, 0.02, 1.0),
     "ALS, K = 1024": _als(1024, 5, 0.003, 0.015, 1.0),
+    "logistic, K = 64": _loss("logistic"),
+    "BPR, K = 64": _loss("bpr"),
 }
 """Another model is another row here: how it trains, K, epochs, settings."""
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from minicf import BPR, SGD, DotBias, Linear, Logistic, Loss, Ratings, Trainer
 from minicf.solvers import Gradient
 
@@ -40,17 +38,8 @@ def trainer(loss: str, n_factors: int = 64, seed: int = 0, n_threads: int | None
     return Trainer(model, solver, seed=seed, n_threads=n_threads)
 
 
-def train(
-    loss: str, events: Ratings, seed: int = 0, n_threads: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Train on events of target 1.
-
-    Returns
-    -------
-    user_factors (U, K), item_factors (I, K), item_bias (I,) : arrays of float32
-        A user's score of an item is the dot product and the bias: the user's own bias orders nothing.
-    """
+def train(loss: str, events: Ratings, epochs: int, seed: int = 0, n_threads: int | None = None) -> Trainer:
+    """Train on events of target 1."""
     trained = trainer(loss, seed=seed, n_threads=n_threads)
-    trained.fit(events, epochs=SETTINGS[loss].epochs, schedule=Linear(), progress=False)
-    w = trained.weights
-    return w["user_factors"], w["item_factors"], w["item_bias"]
+    trained.fit(events, epochs=epochs, schedule=Linear(), progress=False)
+    return trained
