@@ -236,6 +236,8 @@ def tables(frame: pd.DataFrame) -> minicf.Ratings:
     assert_type(ratings.genres, NDArray[np.object_] | None)
     assert_type(ratings.timestamp, NDArray[np.int64] | None)
     assert_type(ratings.weight, NDArray[np.float32] | None)
+    events = assert_type(minicf.Ratings.from_events(frame, weight="n", timestamp="time"), minicf.Ratings)
+    assert_type(events.implicit, bool)
     assert_type(ratings.item, NDArray[np.int32])
     assert_type(ratings.items.ids, NDArray[Any])
     assert_type(ratings.top(), pd.DataFrame)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numbers
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -239,3 +239,39 @@ def one_dimensional(values: ArrayLike, name: str, length: int | None = None) -> 
     if length is not None and len(array) != length:
         raise ValueError(f"{name} has {len(array):,} values; it must have {length:,}, as rating has")
     return array
+
+
+def check_count(shape: tuple[int, ...]) -> None:
+    """Check that rows can be counted in int32, as a shuffled order does, before anything of that size is allocated."""
+    if shape and shape[0] > MAX_INT32:
+        raise ValueError(f"{shape[0]:,} ratings: at most {MAX_INT32:,} fit in an int32 index; take some of them")
+
+
+def columns_of(frame: pd.DataFrame, named: Mapping[str, str | None], call: str) -> dict[str, pd.Series]:
+    """Return the wanted columns by role, each exactly once there; None is not wanted."""
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"frame is a {type(frame).__name__}; it must be a pandas DataFrame")
+    wanted = {role: name for role, name in named.items() if name is not None}
+    if frame.columns.nlevels > 1:
+        raise ValueError(
+            f"the columns have {frame.columns.nlevels} levels; they must have one: frame.droplevel(0, axis=1)"
+        )
+    for role, name in wanted.items():
+        if not isinstance(name, Hashable):
+            raise TypeError(f"{role} is {name!r}; it must be the name of a column")
+    absent = {role: name for role, name in wanted.items() if name not in frame.columns}
+    if absent:
+        names = ", ".join(repr(name) for name in absent.values())
+        present = ", ".join(repr(name) for name in frame.columns) or "none"
+        roles = ", ".join(f"{role}=..." for role in absent)
+        raise ValueError(f"no column {names}; present: {present}; name yours: {call}(..., {roles})")
+    found = {}
+    for role, name in wanted.items():
+        copies = list(frame.columns).count(name)
+        if copies > 1:
+            raise ValueError(f'{copies} columns are called "{name}": drop or rename all but one')
+        found[role] = frame[name]
+    if len(frame) == 0:
+        raise ValueError("the table has no rows; it must have at least one")
+    check_count(frame.shape)
+    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import numbers
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +21,11 @@ from minicf.arguments import check_bool, check_seed, check_unmasked
 from minicf.data.checks import (
     MAX_FLOAT32,
     MAX_INT32,
-    as_series,
+    check_count,
+    columns_of,
     frozen,
     id_values,
     merged_ratings,
-    object_array,
     one_dimensional,
     plural,
     rating_values,
@@ -33,7 +33,9 @@ from minicf.data.checks import (
     time_values,
     weight_values,
 )
+from minicf.data.events import groups_of, latest, summed
 from minicf.data.ids import Vocabulary
+from minicf.data.item_texts import aligned_texts, checked_texts
 
 log = logging.getLogger("minicf")
 
@@ -41,9 +43,9 @@ PLAUSIBLE = 10_000_000  # an index up to here, or 100 times the number of rows, 
 
 
 class Ratings:
-    """Hold a table of ratings with contiguous indices; it does not change.
+    """Hold a table of ratings, or of events, with contiguous indices; it does not change.
 
-    Made by `from_frame` or `load_movielens`; this constructor takes indices.
+    Made by `from_frame`, `from_events` or `load_movielens`; this constructor takes indices.
 
     Parameters
     ----------
@@ -68,6 +70,8 @@ class Ratings:
     timestamp : ndarray of int64, or None
     users, items : Vocabulary
     titles, genres : ndarray of object (str or None), or None
+    implicit : bool
+        Whether rows are events, see `from_events`: `rating` is 1, or 0 for a dislike, and `weight` how much it counts.
     weight : ndarray of float32, or None
         Arrays are copies and read-only: 12 bytes per rating, 8 more with timestamps, 4 more with weights.
 
@@ -78,7 +82,10 @@ class Ratings:
         not finite or below 0.
     """
 
-    __slots__ = ("__weakref__", "genres", "item", "items", "rating", "timestamp", "titles", "user", "users", "weight")
+    __slots__ = (
+        "__weakref__", "genres", "implicit", "item", "items", "rating", "timestamp", "titles", "user", "users",
+        "weight",
+    )  # fmt: skip
 
     user: NDArray[np.int32]
     item: NDArray[np.int32]
@@ -89,6 +96,7 @@ class Ratings:
     titles: NDArray[np.object_] | None
     genres: NDArray[np.object_] | None
     weight: NDArray[np.float32] | None
+    implicit: bool
 
     def __init__(
         self,
@@ -102,7 +110,7 @@ class Ratings:
         genres: Any = None,
         weight: ArrayLike | None = None,
     ) -> None:
-        _check_count(np.shape(rating))
+        check_count(np.shape(rating))
         columns = pd.Series(one_dimensional(rating, "rating"))
         if len(columns) == 0:
             raise ValueError("there are no ratings; a table must have at least one row")
@@ -114,10 +122,11 @@ class Ratings:
         if timestamp is not None:
             times = pd.Series(one_dimensional(timestamp, "timestamp", n))
             self.timestamp = frozen(time_values(times, "timestamp"))
-        self.titles = _checked_texts(titles, len(self.items), "titles")
-        self.genres = _checked_texts(genres, len(self.items), "genres")
+        self.titles = checked_texts(titles, len(self.items), "titles")
+        self.genres = checked_texts(genres, len(self.items), "genres")
         given = None if weight is None else pd.Series(one_dimensional(weight, "weight", n))
         self.weight = None if given is None else frozen(weight_values(given, "weight"))
+        self.implicit = False
 
     @classmethod
     def _trusted(
@@ -131,6 +140,7 @@ class Ratings:
         titles: NDArray[np.object_] | None,
         genres: NDArray[np.object_] | None,
         weight: NDArray[np.float32] | None = None,
+        implicit: bool = False,
     ) -> Ratings:
         """Take over arrays that are checked already and that no one else holds."""
         self = cls.__new__(cls)
@@ -138,6 +148,7 @@ class Ratings:
         self.timestamp = None if timestamp is None else frozen(timestamp)
         self.users, self.items, self.titles, self.genres = users, items, titles, genres
         self.weight = None if weight is None else frozen(weight)
+        self.implicit = implicit
         return self
 
     @classmethod
@@ -183,16 +194,10 @@ class Ratings:
             With the row (by position, from 0), the value and the remedy: missing columns, no rows,
             missing or mixed ids, ratings that are missing, infinite or no numbers, duplicate pairs.
         """
-        if not isinstance(frame, pd.DataFrame):
-            raise TypeError(f"frame is a {type(frame).__name__}; it must be a pandas DataFrame")
         if duplicates not in ("error", "last", "mean"):
             raise ValueError(f'duplicates is {duplicates!r}; it must be "error", "last" or "mean"')
-        wanted = {"user": user, "item": item, "rating": rating}
-        more = {"timestamp": timestamp, "weight": weight}
-        columns = _columns(frame, wanted | {role: name for role, name in more.items() if name is not None})
-        if len(frame) == 0:
-            raise ValueError("the table has no rows; it must have at least one")
-        _check_count(frame.shape)
+        wanted = {"user": user, "item": item, "rating": rating, "timestamp": timestamp, "weight": weight}
+        columns = columns_of(frame, wanted, "from_frame")
         user_index, users = encode(columns["user"], user)
         item_index, items = encode(columns["item"], item)
         stars = rating_values(columns["rating"], rating)
@@ -210,10 +215,62 @@ class Ratings:
         )
         return ratings._unique_pairs(duplicates)
 
+    @classmethod
+    def from_events(
+        cls,
+        frame: pd.DataFrame,
+        user: str = "userId",
+        item: str = "movieId",
+        weight: str | None = None,
+        timestamp: str | None = None,
+        titles: Mapping[Any, str] | pd.Series | None = None,
+        genres: Mapping[Any, str] | pd.Series | None = None,
+    ) -> Ratings:
+        """Make a table of events: views, plays, purchases, what a user took and not how much it was liked.
+
+        Events of the same user and item are summed, and stand where the last of them stood, with the latest time. A
+        sum above 0 becomes ``rating`` 1, one below 0, a dislike, ``rating`` 0; ``weight`` is its size, None where all
+        are 1. A sum of 0, up to the rounding of float32, says nothing: it goes, and the log says how many did.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            One row per event.
+        user, item, timestamp, titles, genres
+            As `from_frame` has them.
+        weight : str, optional
+            Column of finite numbers: counts, seconds, revenue; below 0 for dislikes. Without it each event is 1.
+
+        Raises
+        ------
+        ValueError
+            As `from_frame`; also where no sum differs from 0.
+
+        Examples
+        --------
+        >>> plays = pd.DataFrame({"user": [7, 7, 8, 8], "song": ["a", "a", "a", "b"], "n": [1, 2, 1, -1]})
+        >>> events = Ratings.from_events(plays, user="user", item="song", weight="n")
+        >>> events
+        Ratings(3 events, 2 users, 2 items, 1 dislike, weights 1.0 … 3.0)
+        >>> events.rating.tolist(), events.weight.tolist()
+        ([1.0, 1.0, 0.0], [3.0, 1.0, 1.0])
+        """
+        wanted = {"user": user, "item": item, "timestamp": timestamp, "weight": weight}
+        columns = columns_of(frame, wanted, "from_events")
+        user_index, users = encode(columns["user"], user)
+        item_index, items = encode(columns["item"], item)
+        times = None if timestamp is None else time_values(columns["timestamp"], timestamp)
+        given = None if weight is None else rating_values(columns["weight"], weight, "weight")
+        rows, target, sizes, times = summed(user_index.astype(np.int64) * len(items) + item_index, given, times)
+        return cls._trusted(
+            user_index[rows], item_index[rows], target, times, users, items, aligned_texts(titles, items, "titles"),
+            aligned_texts(genres, items, "genres"), sizes, implicit=True,
+        )  # fmt: skip
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Ratings._trusted, (
             self.user, self.item, self.rating, self.timestamp, self.users, self.items, self.titles, self.genres,
-            self.weight,
+            self.weight, self.implicit,
         )  # fmt: skip
 
     def _unique_pairs(self, policy: str) -> Ratings:
@@ -236,20 +293,15 @@ class Ratings:
         kept = self.take(~extra)
         if policy == "last":
             return kept
-        groups = pd.factorize(pair[::-1])[0][::-1]  # numbered from the end, as last rows are kept
+        _, groups = groups_of(pair.to_numpy())
         share = np.ones(len(self)) if self.weight is None else self.weight.astype(np.float64)
         if self.weight is not None:
             share[(np.bincount(groups, share) == 0)[groups]] = 1.0  # a pair of weights 0 has its plain mean
-        total = np.bincount(groups, weights=share * self.rating)
-        mean = (total / np.bincount(groups, share))[::-1].astype(np.float32)
-        weight = None if self.weight is None else np.bincount(groups, self.weight)[::-1].astype(np.float32)
-        latest = None
-        if self.timestamp is not None:
-            latest = np.full(len(kept), np.iinfo(np.int64).min)
-            np.maximum.at(latest, groups, self.timestamp)
-            latest = latest[::-1].copy()
+        mean = (np.bincount(groups, share * self.rating) / np.bincount(groups, share)).astype(np.float32)
+        weight = None if self.weight is None else np.bincount(groups, self.weight).astype(np.float32)
+        times = None if self.timestamp is None else latest(self.timestamp, groups, len(kept))
         return Ratings._trusted(
-            kept.user, kept.item, mean, latest, self.users, self.items, self.titles, self.genres, weight
+            kept.user, kept.item, mean, times, self.users, self.items, self.titles, self.genres, weight
         )
 
     @classmethod
@@ -326,13 +378,15 @@ class Ratings:
         return len(self.rating)
 
     def __repr__(self) -> str:
-        low, high = (np.format_float_positional(edge, trim="0") for edge in (self.rating.min(), self.rating.max()))
-        counts = (
-            plural(len(self), "rating"),
-            plural(self.n_users, "user"),
-            plural(self.n_items, "item"),
-        )
-        return f"Ratings({', '.join(counts)}, stars {low} … {high})"
+        what = "event" if self.implicit else "rating"
+        said = [plural(len(self), what), plural(self.n_users, "user"), plural(self.n_items, "item")]
+        if self.implicit and (dislikes := int((self.rating == 0).sum())):
+            said.append(plural(dislikes, "dislike"))
+        for noun, values in (("weights", self.weight),) if self.implicit else (("stars", self.rating),):
+            if values is not None:
+                low, high = (np.format_float_positional(x, trim="0") for x in (values.min(), values.max()))
+                said.append(f"{noun} {low} … {high}")
+        return f"Ratings({', '.join(said)})"
 
     @property
     def n_users(self) -> int:
@@ -432,6 +486,7 @@ class Ratings:
             self.titles,
             self.genres,
             None if self.weight is None else self.weight[chosen],
+            self.implicit,
         )
 
     def split(
@@ -567,36 +622,6 @@ def _seconds(after: Any) -> int:
     return math.ceil(time.timestamp())
 
 
-def _check_count(shape: tuple[int, ...]) -> None:
-    """Check that rows can be counted in int32, as a shuffled order does, before anything of that size is allocated."""
-    if shape and shape[0] > MAX_INT32:
-        raise ValueError(f"{shape[0]:,} ratings: at most {MAX_INT32:,} fit in an int32 index; take some of them")
-
-
-def _columns(frame: pd.DataFrame, wanted: Mapping[str, str]) -> dict[str, pd.Series]:
-    """Return the wanted columns by role, each exactly once there."""
-    if frame.columns.nlevels > 1:
-        raise ValueError(
-            f"the columns have {frame.columns.nlevels} levels; they must have one: frame.droplevel(0, axis=1)"
-        )
-    for role, name in wanted.items():
-        if not isinstance(name, Hashable):
-            raise TypeError(f"{role} is {name!r}; it must be the name of a column")
-    absent = {role: name for role, name in wanted.items() if name not in frame.columns}
-    if absent:
-        names = ", ".join(repr(name) for name in absent.values())
-        present = ", ".join(repr(name) for name in frame.columns) or "none"
-        call = ", ".join(f"{role}=..." for role in absent)
-        raise ValueError(f"no column {names}; present: {present}; name yours: from_frame(..., {call})")
-    found = {}
-    for role, name in wanted.items():
-        copies = list(frame.columns).count(name)
-        if copies > 1:
-            raise ValueError(f'{copies} columns are called "{name}": drop or rename all but one')
-        found[role] = frame[name]
-    return found
-
-
 def encode(column: pd.Series, name: str) -> tuple[NDArray[np.int32], Vocabulary]:
     """Return the index of each row's id, and the vocabulary of ascending ids."""
     codes, ids = pd.factorize(id_values(column, name), sort=True)
@@ -634,46 +659,6 @@ def _checked_indices(
             f"{len(vocabulary) - 1}; for ids use Ratings.from_frame"
         )
     return frozen(array.astype(np.int32)), vocabulary
-
-
-def _checked_texts(texts: Any, n: int, name: str) -> NDArray[np.object_] | None:
-    """Return a read-only copy of texts in the order of the items."""
-    if texts is None:
-        return None
-    if isinstance(texts, Mapping):
-        raise TypeError(f"{name} is a mapping; it must be a list in the order of items.ids")
-    array = object_array(texts)
-    if len(array) != n:
-        raise ValueError(f"{name} has {len(array):,} values; it must have one for each of the {n:,} items")
-    for position, text in enumerate(array):
-        if not isinstance(text, str):
-            if not (pd.api.types.is_scalar(text) and pd.isna(text)):
-                raise ValueError(f"{name}, item {position} (from 0): {text!r} is not text")
-            array[position] = None
-    return frozen(array)
-
-
-def aligned_texts(texts: Any, items: Vocabulary, name: str) -> NDArray[np.object_] | None:
-    """Return the text of each item, None where there is none."""
-    if texts is None:
-        return None
-    if not isinstance(texts, Mapping | pd.Series):
-        raise TypeError(f"{name} is a {type(texts).__name__}; it must be a dict or Series from item id to text")
-    keys = as_series(texts.index if isinstance(texts, pd.Series) else list(texts.keys()))
-    repeated = keys.duplicated().to_numpy()
-    if repeated.any():
-        first = shown(keys[repeated.argmax()])
-        raise ValueError(f"{name} has the item {first} more than once: keep one")
-    where = items.index(keys, missing=-1)
-    if not (where >= 0).any():
-        raise ValueError(
-            f"{name} has none of the table's items: its first id is "
-            f"{keys.iloc[0] if len(keys) else None!r}, the table's is {items.ids.tolist()[0]!r}"
-        )
-    values = object_array(texts if isinstance(texts, pd.Series) else texts.values())
-    aligned = np.full(len(items), None, object)
-    aligned[where[where >= 0]] = values[where >= 0]
-    return _checked_texts(aligned, len(items), name)
 
 
 def _most_frequent(counts: NDArray[np.int64], n: int, name: str) -> NDArray[np.intp]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from minicf.data import Features, Ratings, Vocabulary
 from minicf.data.checks import plural, shown
-from minicf.data.ratings import aligned_texts
+from minicf.data.item_texts import aligned_texts
 from minicf.recommender.inputs import Inputs, of_side, warn
 
 log = logging.getLogger("minicf")
@@ -70,6 +70,6 @@ def described(
             known = aligned_texts(titles, both, "titles")
     joined = Ratings._trusted(
         rows["user"], rows["item"], ratings.rating, ratings.timestamp, vocabularies["user"], vocabularies["item"],
-        known, None, ratings.weight,
+        known, None, ratings.weight, ratings.implicit,
     )  # fmt: skip
     return joined, features

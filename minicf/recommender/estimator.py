@@ -377,7 +377,7 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
         self.seen_ = growth.seen(self.seen_, user, item)
         joined = Ratings._trusted(
             user.astype(np.int32), item.astype(np.int32), new.rating, None, self.users_, self.items_, None, None,
-            new.weight,
+            new.weight, new.implicit,
         )  # fmt: skip
         low, high = self.rating_range_
         self.rating_range_ = min(low, float(new.rating.min())), max(high, float(new.rating.max()))

@@ -313,7 +313,9 @@ def rated_only(ratings: Ratings) -> Ratings:
         columns += [position[index], vocabulary if present.all() else Vocabulary._trusted(vocabulary.ids[present])]
     user, users, item, items = columns
     titles, genres = (None if t is None else t[kept[1]].copy() for t in (ratings.titles, ratings.genres))
-    return Ratings._trusted(user, item, ratings.rating, ratings.timestamp, users, items, titles, genres, ratings.weight)
+    return Ratings._trusted(
+        user, item, ratings.rating, ratings.timestamp, users, items, titles, genres, ratings.weight, ratings.implicit
+    )
 
 
 def _weighing(weight: np.ndarray) -> np.ndarray:
@@ -377,7 +379,7 @@ def warn_of_values(ratings: Ratings) -> Ratings:
         values = values.clip(median - limit, median + limit)
         return Ratings._trusted(
             ratings.user, ratings.item, values.astype(np.float32), ratings.timestamp, ratings.users, ratings.items,
-            ratings.titles, ratings.genres, ratings.weight,
+            ratings.titles, ratings.genres, ratings.weight, ratings.implicit,
         )  # fmt: skip
     return ratings
 

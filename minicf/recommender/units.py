@@ -38,7 +38,7 @@ class Units:
             values = ((values - np.float32(self.mean)) / np.float32(self.unit)).astype(np.float32)
         return Ratings._trusted(
             ratings.user, ratings.item, values, ratings.timestamp, ratings.users, ratings.items, None, None,
-            ratings.weight,
+            ratings.weight, ratings.implicit,
         )  # fmt: skip
 
     def model(self, model: Model) -> Model:

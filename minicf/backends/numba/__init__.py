@@ -11,6 +11,7 @@ Every number equals the reference's (`base.py`) up to rounding.
     nets      dropout and dense layers
     sgd       idle steps of SGD as products of matrices (C1, C2)
     adam      idle steps of Adam in closed form (C3 … C5), or replayed
+    als       alternating least squares, by LAPACK
     gibbs     sweeps of Gibbs sampling
     rows      draws of rows, 16 Cholesky factorizations at once
     sweeps    the other kernels of a sweep

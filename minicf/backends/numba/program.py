@@ -16,6 +16,7 @@ from minicf.backends import base
 from minicf.backends.backend import Backend, composes
 from minicf.backends.numba import bagged, loss, passes, top
 from minicf.backends.numba.adam import TERMS, TOLERANCE, AdamTables, moment_tables
+from minicf.backends.numba.als import ALSProgram
 from minicf.backends.numba.epoch import Heads, Side, epoch_kernel, predict_kernel, replay_kernel
 from minicf.backends.numba.gibbs import GibbsProgram
 from minicf.backends.numba.jit import config
@@ -28,7 +29,7 @@ from minicf.losses import SQUARED_ERROR, Logistic, Loss, SquaredError
 from minicf.models import Dot, DotBias, Hybrid, Model, Net, Weights
 from minicf.optim import SGD, Adam, Optimizer
 from minicf.sides import Sides
-from minicf.solvers import Gibbs, Gradient, Part, Progress, Solver
+from minicf.solvers import ALS, Gibbs, Gradient, Part, Progress, Solver
 from minicf.threads import count_threads, one_blas_thread, share
 from minicf.tiles import Tiles
 
@@ -543,6 +544,8 @@ def _fading(beta: float, n: np.ndarray) -> np.ndarray:
 
 def fused(model: Model, solver: Solver | None, dtype: np.dtype) -> type[base.Program] | None:
     """Choose the compiled program, for exactly the types that the kernels know; None if there is none."""
+    if type(solver) is ALS and type(model) in (Dot, DotBias):
+        return ALSProgram
     if type(solver) is Gibbs and type(model) in (Dot, DotBias):
         return GibbsProgram
     if bagged.fused(model, solver):
