@@ -25,9 +25,10 @@ from minicf.schedules import (
 from minicf.solvers import Gradient, Part, Progress, Solver
 
 if TYPE_CHECKING:
+    from minicf.baselines import Biases, ItemKNN, MostPopular
     from minicf.checking import check_gradients
     from minicf.datasets import load_movielens
-    from minicf.evaluation import cross_validate
+    from minicf.evaluation import RatingFolds, cross_validate, ranking_scorer
     from minicf.recommender import Recommender, load
     from minicf.train import (
         Callback,
@@ -41,14 +42,16 @@ if TYPE_CHECKING:
         Trainer,
         WeightAverage,
     )
+    from minicf.tuning import tune
 
 __version__ = "0.2.0"
 
 # Imported at first use, for a quick start. Whatever a file can name (see `registry`) is imported above.
 _LATER = {
+    "baselines": ("Biases", "ItemKNN", "MostPopular"),
     "checking": ("check_gradients",),
     "datasets": ("load_movielens",),
-    "evaluation": ("cross_validate",),
+    "evaluation": ("RatingFolds", "cross_validate", "ranking_scorer"),
     "recommender": ("Recommender", "load"),
     "train": (
         "CSVLog",
@@ -62,6 +65,7 @@ _LATER = {
         "Trainer",
         "WeightAverage",
     ),
+    "tuning": ("tune",),
 }
 
 
@@ -87,6 +91,7 @@ __all__ = [
     "Adam",
     "Bags",
     "Batch",
+    "Biases",
     "CSVLog",
     "Callback",
     "Chain",
@@ -103,10 +108,12 @@ __all__ = [
     "Gradient",
     "History",
     "Hybrid",
+    "ItemKNN",
     "Linear",
     "Logistic",
     "Loss",
     "Model",
+    "MostPopular",
     "Net",
     "OneCycle",
     "Optimizer",
@@ -116,6 +123,7 @@ __all__ = [
     "PrintEpochs",
     "Progress",
     "RMSProp",
+    "RatingFolds",
     "Ratings",
     "Recommender",
     "ReduceLROnPlateau",
@@ -135,6 +143,8 @@ __all__ = [
     "load_movielens",
     "load_weights",
     "ops",
+    "ranking_scorer",
     "register",
     "save_weights",
+    "tune",
 ]

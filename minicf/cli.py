@@ -212,7 +212,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument("--no-seen", action="store_true", help="do not save the seen items of each user")
 
-    sub = command("evaluate", _evaluate, "Measure the errors of a model on a CSV file of ratings, and its lists.")
+    sub = command(
+        "evaluate",
+        _evaluate,
+        "Measure the errors of a model on a CSV file of ratings, and its lists beside the most popular items.",
+    )
     sub.add_argument("model")
     sub.add_argument(
         "ratings",
@@ -220,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
         "- for standard input",
     )
     encoding(sub)
-    sub.add_argument("-k", type=int, default=10, help="length of the lists (10)")
+    sub.add_argument("-k", "--k", type=int, default=10, help="length of the lists (10)")
     sub.add_argument("--with-seen", action="store_true", help="also recommend seen items")
     sub.add_argument("--auc", action="store_true", help="also the AUC, which scores every item for each user")
     duplicates(sub)
@@ -461,7 +465,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         )
     exclude_seen = recommender.seen_ is not None and not options.with_seen
     result = recommender.evaluate(frame, k=options.k, exclude_seen=exclude_seen, auc=options.auc)
-    tables.write(pd.DataFrame({"measure": list(result), "value": list(result.values())}), "-")
+    tables.write(result.frame(), "-")
 
 
 def _recommend(options: argparse.Namespace) -> None:

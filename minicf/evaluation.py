@@ -1,26 +1,139 @@
-"""Cross-validate a recommender, with a table of folds."""
+"""Folds of rows, cross-validation with a table of folds, and a scorer of lists for scikit-learn."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from minicf.arguments import check_bool, check_int, check_seed, check_unmasked
+from minicf.arguments import check_bool, check_choice, check_int, check_seed, check_unmasked
 from minicf.data import Ratings
-from minicf.recommender import Recommender
-from minicf.recommender.quality import errors
+from minicf.data.splits import folds_by_user
+from minicf.recommender.measured import Measured
+from minicf.recommender.quality import OF_USERS, errors
 
 PARTS = ("train", "test")
 Fold = tuple[np.ndarray, np.ndarray]
 
 
+class RatingFolds:
+    """Split rows into folds that each have a part of every user's rows; a splitter for scikit-learn's ``cv``.
+
+    Parameters
+    ----------
+    n_splits : int
+        Folds, at least 2.
+    random_state : int
+        Seed of the order in which rows are dealt to the folds.
+    shuffle : bool
+        Deal in a random order (True), or in that of the table.
+    user : str, optional
+        Column of user ids in a frame; by default "userId", or the first column where there is none of that name.
+
+    Notes
+    -----
+    Tables are often sorted by user. scikit-learn's ``cv=3`` takes thirds of a table as they stand, so that it asks for
+    predictions for users without a row in training: another question, and a worse answer. Rows that are dealt at random
+    (``KFold(3, shuffle=True)``) may still leave a user with few rows none. Here the rows of a user, and all rows, are
+    spread over the folds in numbers that differ by one at most; only a user with a single row is unknown where it is
+    tested. To ask for unseen users, say so: ``GroupKFold`` with the users as groups.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from minicf import RatingFolds
+    >>> X = np.array([[1, 7], [1, 8], [1, 9], [2, 7], [2, 8], [2, 9]])
+    >>> [test.tolist() for _, test in RatingFolds(3, shuffle=False).split(X)]
+    [[0, 3], [1, 4], [2, 5]]
+    """
+
+    def __init__(self, n_splits: int = 5, random_state: int = 0, shuffle: bool = True, user: str | None = None) -> None:
+        self.n_splits = check_int("n_splits", n_splits, 2)
+        self.random_state = check_seed("random_state", random_state)
+        self.shuffle = check_bool("shuffle", shuffle)
+        self.user = user
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Return the number of folds."""
+        return self.n_splits
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[Fold]:
+        """Yield row positions of training and of test, ascending, for each fold.
+
+        Parameters
+        ----------
+        X : DataFrame, Ratings, or array of shape (n, 2)
+            As for `Recommender.fit`: users are the first column of an array.
+        y, groups
+            Not looked at.
+
+        Raises
+        ------
+        ValueError
+            Fewer rows than folds.
+        """
+        if isinstance(X, Ratings):
+            users: Any = X.user
+        elif hasattr(X, "columns"):
+            names = list(X.columns)
+            name = self.user or ("userId" if "userId" in names else names[0])
+            if name not in names:
+                raise ValueError(f"X has no column {name!r}; RatingFolds(user=...) must name that of the user ids")
+            users = np.asarray(X[name])
+        else:
+            users = np.asarray(X, dtype=None if hasattr(X, "dtype") else object)[:, 0]
+        number = pd.factorize(users)[0]
+        if len(number) < self.n_splits:
+            raise ValueError(f"n_splits is {self.n_splits}; it must be at most the number of rows, {len(number)}")
+        fold_of = folds_by_user(number, self.n_splits, self.random_state if self.shuffle else None)
+        yield from _by_number(fold_of)
+
+    def __repr__(self) -> str:
+        return f"RatingFolds({self.n_splits}, random_state={self.random_state}, shuffle={self.shuffle})"
+
+
+@dataclass(frozen=True)
+class RankingScorer:
+    """Score the lists of a fitted recommender, as scikit-learn's ``scoring``; made by `ranking_scorer`."""
+
+    measure: str
+    k: int
+
+    def __call__(self, estimator: Any, X: Any, y: Any = None) -> float:
+        """Return the mean of the measure over the users of held-out rows."""
+        if not isinstance(estimator, Measured):
+            raise TypeError(f"estimator is {estimator!r}; it must be a recommender, such as Recommender or MostPopular")
+        return float(estimator.evaluate_users(X, y, k=self.k)[self.measure].mean())
+
+
+def ranking_scorer(measure: str = "ndcg", k: int = 10) -> RankingScorer:
+    """Make a scorer of lists for scikit-learn's searches: ``GridSearchCV(..., scoring=ranking_scorer("ndcg"))``.
+
+    Lists are of all items, without those that the estimator saw in training: it knows them itself. Relevant are items
+    that `Recommender.evaluate` takes for so; events need no column of ratings.
+
+    Parameters
+    ----------
+    measure : str
+        "precision", "recall", "recall_min", "ndcg", "map", "mrr", "hit_rate", "ndcg_graded" or "novelty".
+    k : int
+        Length of the lists.
+
+    Returns
+    -------
+    function of (estimator, X, y=None)
+        The mean over users of a fitted `Recommender`, or baseline.
+    """
+    return RankingScorer(check_choice("measure", measure, OF_USERS), check_int("k", k, 1))
+
+
 def cross_validate(
-    recommender: Recommender,
+    recommender: Measured,
     X: Any,
     y: Any = None,
     *,
@@ -34,29 +147,29 @@ def cross_validate(
 
     Parameters
     ----------
-    recommender : Recommender
+    recommender : Recommender, MostPopular, Biases or ItemKNN
         Cloned for each fold; it is not fitted itself.
     X, y
         As for `Recommender.fit`.
     cv : int, array of int of shape (n,), splitter, or iterable of (train, test)
-        A number of folds, to which rows are assigned at random; the fold of each row, from 0, which is the one that
-        tests it; an object with ``split(X, y, groups)``, such as scikit-learn's ``KFold``, ``GroupKFold`` or
-        ``TimeSeriesSplit``; or pairs of row positions from 0, or of masks of n booleans. Rows may be in no part of a
+        A number of folds, of `RatingFolds`: each has a part of every user's rows; the fold of each row, from 0, which
+        is the one that tests it; an object with ``split(X, y, groups)``, such as scikit-learn's ``KFold``,
+        ``GroupKFold`` or ``TimeSeriesSplit``; or pairs of row positions from 0, or of masks of n booleans. Rows may be in no part of a
         fold.
     groups : array of shape (n,), optional
         For a splitter that keeps groups together.
     k : int, optional
         Also measure lists of k, as `Recommender.evaluate` does.
     seed : int
-        Of the random folds.
+        Of the folds, if `cv` is a number.
     return_train_score : bool
         Also measure the errors on the training rows.
 
     Returns
     -------
     DataFrame
-        One row per fold, then ``mean`` and ``std``. Columns rmse, mae (and precision, recall, ndcg, map, mrr,
-        hit_rate, ndcg_graded, coverage), rows_unknown (train_rmse, train_mae), fit_seconds, test_seconds.
+        One row per fold, then ``mean`` and ``std``. Columns rmse, mae (and precision, recall, recall_min, ndcg, map,
+        mrr, hit_rate, ndcg_graded, novelty, coverage), rows_unknown (train_rmse, train_mae), fit_seconds, test_seconds.
 
     Raises
     ------
@@ -67,17 +180,17 @@ def cross_validate(
         empty part, with positions that are out of range or repeated, or with rows that are in both parts; `groups`
         without a splitter; folds of rows where X names a pair of user and item more than once.
     """
-    if not isinstance(recommender, Recommender):
-        raise TypeError(f"recommender is {recommender!r}; it must be a Recommender")
+    if not isinstance(recommender, Measured):
+        raise TypeError(f"recommender is {recommender!r}; it must be a Recommender, or a baseline")
     seed, return_train_score = check_seed("seed", seed), check_bool("return_train_score", return_train_score)
-    ratings, _ = recommender.inputs.training(X, y)
+    ratings = recommender._read(X, y, training=True)[0]
     if isinstance(cv, int | np.integer | float) or cv is None:
         cv = check_int("cv", cv, 2)
         if groups is not None:
             raise ValueError(f"groups is given, but cv is {cv}; give a splitter that takes groups: GroupKFold({cv})")
         if cv > len(ratings):
             raise ValueError(f"cv is {cv}; it must be at most the number of ratings, {len(ratings)}")
-        folds = _by_number(np.random.RandomState(seed).permutation(len(ratings)) % cv)
+        folds = _by_number(folds_by_user(ratings.user, cv, seed))
     else:
         given = X.shape[0] if hasattr(X, "shape") else len(X)
         if given != len(ratings):
@@ -94,9 +207,9 @@ def cross_validate(
         middle = time.perf_counter()
         if k is None:
             predicted, known = fitted.predict(test, return_known=True)
-            row = errors(test.rating, predicted) | {"rows_unknown": int((~known).sum())}
+            row: dict[str, float] = errors(test.rating, predicted) | {"rows_unknown": int((~known).sum())}
         else:
-            found = fitted.evaluate(test, k=k)
+            found = fitted._quality(test, None, k, None, True, False)[1]
             row = {name: found[name] for name in found if not name.startswith(("rows", "users"))}
             row["rows_unknown"] = found["rows_unknown"]
         end = time.perf_counter()

@@ -61,6 +61,13 @@ def precision(hits: ArrayLike, relevant: ArrayLike) -> Array:
     ------
     ValueError
         Other shapes, hits that are not 0 or 1, or `relevant` that is not whole, below 1, or below the number of hits.
+
+    Examples
+    --------
+    Hits in places 1 and 3 of three:
+
+    >>> precision([[True, False, True]], [5]).tolist() == [2 / 3]
+    True
     """
     found, _ = _lists(hits, relevant)
     return found.mean(axis=1)
@@ -70,15 +77,49 @@ def recall(hits: ArrayLike, relevant: ArrayLike) -> Array:
     """Return the share of the user's relevant items that the list holds: R@k = sum_i hit_i / relevant.
 
     Parameters, result and errors are those of `precision`.
+
+    Examples
+    --------
+    Two of five relevant items in a list of three:
+
+    >>> recall([[True, False, True]], [5]).tolist()
+    [0.4]
     """
     found, total = _lists(hits, relevant)
     return found.sum(axis=1) / total
+
+
+def recall_min(hits: ArrayLike, relevant: ArrayLike) -> Array:
+    """Return the hits over the most that a list of k could have: sum_i hit_i / min(k, relevant).
+
+    Parameters, result and errors are those of `precision`.
+
+    Notes
+    -----
+    Of a user with more than k relevant items, `recall` is below 1 whatever the list; published tables of recall are
+    often of this form, which is 1 for the best list (Liang et al., Variational autoencoders for collaborative
+    filtering, WWW 2018).
+
+    Examples
+    --------
+    Two of five relevant items in a list of three: 2 / 3, where `recall` is 2 / 5.
+
+    >>> recall_min([[True, False, True]], [5]).tolist() == [2 / 3]
+    True
+    """
+    found, total = _lists(hits, relevant)
+    return found.sum(axis=1) / np.minimum(total, found.shape[1])
 
 
 def hit_rate(hits: ArrayLike, relevant: ArrayLike) -> Array:
     """Return 1 where the list holds a relevant item, otherwise 0 (Deshpande and Karypis 2004).
 
     Parameters, result and errors are those of `precision`. The mean over users is the hit rate at k.
+
+    Examples
+    --------
+    >>> hit_rate([[False, True, False], [False, False, False]], [5, 5]).tolist()
+    [1.0, 0.0]
     """
     found, _ = _lists(hits, relevant)
     return found.max(axis=1)
@@ -88,6 +129,11 @@ def reciprocal_rank(hits: ArrayLike, relevant: ArrayLike) -> Array:
     """Return 1 / (the place of the first hit), 0 without one (Voorhees 1999).
 
     Parameters, result and errors are those of `precision`. The mean over users is MRR at k.
+
+    Examples
+    --------
+    >>> reciprocal_rank([[False, True, True], [False, False, False]], [5, 5]).tolist()
+    [0.5, 0.0]
     """
     found, _ = _lists(hits, relevant)
     return np.where(found.any(axis=1), 1.0 / (found.argmax(axis=1) + 1), 0.0)
@@ -107,6 +153,13 @@ def ndcg(hits: ArrayLike, relevant: ArrayLike) -> Array:
     ----------
     .. [1] Burges et al., Learning to rank using gradient descent, ICML 2005.
     .. [2] Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 20(4), 2002.
+
+    Examples
+    --------
+    Hits in places 1 and 3, of two relevant items: 1 + 1/2, over 1 + 1 / log2(3) = 1.6309.
+
+    >>> ndcg([[True, False, True]], [2]).round(4).tolist()
+    [0.9197]
     """
     found, total = _lists(hits, relevant)
     return graded_ndcg(found, np.arange(found.shape[1]) < total[:, None])
@@ -162,6 +215,13 @@ def average_precision(hits: ArrayLike, relevant: ArrayLike) -> Array:
     -----
     AP@k = sum_i hit_i P@i / min(relevant, k): a list of hits alone has 1. The mean over users is MAP@k. Over
     `relevant` instead, as for whole rankings (Buckley and Voorhees 2000), a list of k < relevant hits had k / relevant.
+
+    Examples
+    --------
+    Hits in places 1 and 3: precisions there of 1 and 2/3, over min(5, 3) = 3.
+
+    >>> average_precision([[True, False, True]], [5]).round(4).tolist()
+    [0.5556]
     """
     found, total = _lists(hits, relevant)
     k = found.shape[1]
@@ -194,6 +254,13 @@ def auc(scores: ArrayLike, relevant: ArrayLike, candidates: ArrayLike | None = N
     AUC = sum over pairs of ([s_r > s_n] + [s_r = s_n] / 2) / pairs, ties a half: the area under the ROC curve (Hanley
     and McNeil 1982), here one for each user (Rendle et al. 2009). Counts are whole numbers: only the last division
     rounds.
+
+    Examples
+    --------
+    Of the pairs (3, 2), (3, 1), (1, 2), (1, 1), two and a half are in order:
+
+    >>> auc([[3, 2, 1, 1]], [[True, False, True, False]]).tolist()
+    [0.625]
     """
     score, good = _numbers("scores", scores), _flags("relevant", relevant)
     among = np.ones(good.shape, bool) if candidates is None else _flags("candidates", candidates)
@@ -227,6 +294,13 @@ def coverage(items: ArrayLike, n_items: int) -> float:
     ------
     ValueError
         An index that is not from 0 to ``n_items - 1``, or `n_items` below 1.
+
+    Examples
+    --------
+    Two lists of two hold three of eight items:
+
+    >>> coverage([[0, 1], [1, 2]], 8)
+    0.375
     """
     n_items = check_int("n_items", n_items, 1)
     check_unmasked("items", items)
@@ -234,6 +308,55 @@ def coverage(items: ArrayLike, n_items: int) -> float:
     if found.size and not (found.dtype.kind in "iu" and 0 <= found[0] and found[-1] < n_items):
         raise ValueError(f"items has {found[[0, -1]].tolist()}; it must hold indices from 0 to {n_items - 1}")
     return len(found) / n_items
+
+
+def novelty(items: ArrayLike, counts: ArrayLike, n_users: int) -> Array:
+    """Return how little known the items of each list are: the mean of -log2(counts / n_users), in bits.
+
+    Parameters
+    ----------
+    items : array of int, shape (lists, k)
+        Indices of items; -1 where a list has ended.
+    counts : array of int, shape (n_items,)
+        The users who have each item in training. An item of none counts as one of a single user.
+    n_users : int
+
+    Returns
+    -------
+    array of float64, shape (lists,)
+        0 for items that all users have; NaN for a list without items.
+
+    Raises
+    ------
+    ValueError
+        Indices outside of `counts`, or counts that are below 0 or above `n_users`.
+
+    Notes
+    -----
+    The self-information of an item that a user has at random (Zhou et al., PNAS 107(10), 2010), in the mean over
+    the list, without a discount of places.
+
+    Examples
+    --------
+    Items that one user of two has, and one of eight: (1 + 3) / 2 bits.
+
+    >>> novelty([[0, 1]], [4, 1], 8).tolist()
+    [2.0]
+    """
+    n_users = check_int("n_users", n_users, 1)
+    listed, count = _numbers("items", items), _numbers("counts", counts)
+    if listed.ndim != 2 or count.ndim != 1:
+        raise ValueError(
+            f"items has shape {listed.shape}, counts {count.shape}; they must be (lists, k) and (n_items,)"
+        )
+    if not ((count >= 0) & (count <= n_users)).all():
+        raise ValueError(f"counts has {count.min():g} … {count.max():g}; it must be from 0 to n_users, {n_users}")
+    if not ((listed >= -1) & (listed < len(count)) & (listed == np.floor(listed))).all():
+        raise ValueError(f"items has {listed.min():g} … {listed.max():g}; it must be from -1 to {len(count) - 1}")
+    there = listed >= 0
+    bits = np.log2(n_users / np.append(np.maximum(count, 1.0), n_users))[listed.astype(np.int64)]  # 0 where it ended
+    size = there.sum(axis=1)
+    return np.where(size > 0, bits.sum(axis=1) / np.maximum(size, 1), np.nan)
 
 
 def _numbers(name: str, values: ArrayLike) -> Array:

@@ -159,7 +159,6 @@ FLAGS = {
     "SGD(nesterov)": ("nesterov", lambda v: SGD(0.1, momentum=0.5, nesterov=v)),
     "SGD(sparse)": ("sparse", lambda v: SGD(0.1, sparse=v)),
     "Adam(sparse)": ("sparse", lambda v: Adam(sparse=v)),
-    "split(last)": ("last", lambda v: RATINGS.split(1, by="user", last=v)),
     "fit(progress)": ("progress", lambda v: fit(progress=v)),
     "Recommender(verbose)": ("verbose", lambda v: recommender(verbose=v).fit(FRAME)),
     "recommend(exclude_seen)": ("exclude_seen", lambda v: MODEL.recommend(1, exclude_seen=v)),

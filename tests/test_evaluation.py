@@ -19,7 +19,7 @@ from minicf.recommender import quality
 from tests.peers.toys import SCORES, recommender
 from tests.test_recommender import quick, table
 
-LISTS = ["precision", "recall", "ndcg", "map", "mrr", "hit_rate", "ndcg_graded"]
+LISTS = ["precision", "recall", "recall_min", "ndcg", "map", "mrr", "hit_rate", "ndcg_graded", "novelty"]
 
 TEST = pd.DataFrame(
     [
@@ -43,10 +43,13 @@ HALF = 1 / math.log2(3)
 EXPECTED = {  # by user: hits [1, 1] of 2, [1, 0] of 2, [0, 1] of 1, [0, 1] of 1
     "precision": {1: 1, 2: 1 / 2, 3: 1 / 2, 9: 1 / 2},
     "recall": {1: 1, 2: 1 / 2, 3: 1, 9: 1},
+    "recall_min": {1: 1, 2: 1 / 2, 3: 1, 9: 1},
     "ndcg": {1: 1, 2: 1 / (1 + HALF), 3: HALF, 9: HALF},
     "map": {1: 1, 2: 1 / 2, 3: 1 / 2, 9: 1 / 2},
     "mrr": {1: 1, 2: 1, 3: 1 / 2, 9: 1 / 2},
     "hit_rate": {1: 1, 2: 1, 3: 1, 9: 1},
+    # In training, each item is one user's of three, but 20, which is in no list.
+    "novelty": dict.fromkeys((1, 2, 3, 9), math.log2(3)),
     # Gains [2, 4] of 4, 2; [4, 0] of 4, 3 (an unknown item is missed); [0, 3] of 3, 0; [0, 4] of 4, 1.
     "ndcg_graded": {1: (2 + 4 * HALF) / (4 + 2 * HALF), 2: 4 / (4 + 3 * HALF), 3: HALF, 9: 4 * HALF / (4 + HALF)},
     # User 1 has no other candidate; 2: 10 = 40; 3: 30 < 10, 30 > 20; 9: 40 = 10, above 20 and 30.
@@ -99,7 +102,7 @@ def test_means_over_users_are_the_measures(unknown, k):
     counted = pd.Series(known if unknown == "nan" else np.ones(len(test), bool)).groupby(test.userId.to_numpy()).sum()
     assert found["rmse"] == pytest.approx(np.sqrt((users.rmse**2 * counted).sum() / counted.sum()))
     assert found["mae"] == pytest.approx((users.mae * counted).sum() / counted.sum())
-    assert list(found)[2:9] == LISTS
+    assert list(found)[2:11] == LISTS
     assert "auc" not in model.evaluate(test, k=k)
     pd.testing.assert_frame_equal(model.evaluate_users(test, k=k), users.drop(columns="auc"))
 
@@ -251,7 +254,9 @@ def test_folds_by_number_and_by_masks(frame):
         for table_ in ((frame,), (X, y), (X.tolist(), y), (Ratings.from_frame(frame),), (polars.DataFrame(columns),)):
             result = minicf.cross_validate(quick(), *table_, cv=cv)
             np.testing.assert_allclose(result[["rmse", "mae"]][:-2], expected, rtol=1e-6)
-    drawn = np.random.RandomState(7).permutation(len(frame)) % 3
+    drawn = np.empty(len(frame), int)
+    for fold, (_, test) in enumerate(minicf.RatingFolds(3, 7).split(frame)):
+        drawn[test] = fold
     pd.testing.assert_frame_equal(
         minicf.cross_validate(quick(), frame, cv=drawn)[ERRORS],
         minicf.cross_validate(quick(), frame, cv=3, seed=7)[ERRORS],

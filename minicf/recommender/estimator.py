@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from minicf.arguments import check_bool, check_int, check_number
+from minicf.arguments import check_bool, check_int
 from minicf.backends import get_backend
 from minicf.data import Bags, Features, Ratings
 from minicf.data.bags import example_weights
@@ -26,8 +26,7 @@ from minicf.recommender.described import described
 from minicf.recommender.fold_in import FoldIn, Rows, usable_ratings
 from minicf.recommender.growth import Growth, unseen
 from minicf.recommender.inputs import SIDES, of_side, opposite, warn, warn_of_values
-from minicf.recommender.quality import quality
-from minicf.recommender.queries import Queries
+from minicf.recommender.measured import Measured
 from minicf.recommender.settings import Settings, seed_of, takes_gibbs
 from minicf.recommender.snapshots import Interrupted, reading, writing
 from minicf.recommender.training import moments, r_hat_table, sample, suits_chains, train
@@ -45,8 +44,7 @@ if TYPE_CHECKING:
         def __getstate__(self) -> Any: ...
         def __sklearn_tags__(self) -> Any: ...
 
-    class RegressorMixin:
-        def score(self, X: Any, y: Any, sample_weight: Any = None) -> float: ...
+    class RegressorMixin: ...
 else:
     from sklearn.base import BaseEstimator, RegressorMixin
 
@@ -56,7 +54,7 @@ given later: rmse 0.898, against 0.908 without them and 0.892 of one `fit` of al
 no better, and the full learning rate forgets."""
 
 
-class Recommender(Queries, RegressorMixin, BaseEstimator):
+class Recommender(Measured, RegressorMixin, BaseEstimator):
     """Predict ratings and recommend items, from a table of ratings; a scikit-learn estimator.
 
     Parameters
@@ -555,101 +553,6 @@ class Recommender(Queries, RegressorMixin, BaseEstimator):
             self.posterior_ = growth.posterior(self.posterior_, solved)
         self._cache = {}
         return growth
-
-    # --- evaluation ----------------------------------------------------------------------------------------------
-
-    @reading
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return R^2 of the predictions, 1 - sum (y - prediction)^2 / sum (y - mean y)^2, for scikit-learn's searches.
-
-        Parameters
-        ----------
-        X : DataFrame, Ratings, or array of shape (n, 2)
-            As for `fit`.
-        y : array of shape (n,), optional
-            By default the ratings of X.
-        sample_weight : array of shape (n,), optional
-        """
-        if y is None:
-            y = self.inputs.frame(X, rated=True)[self.rating]
-        return float(super().score(X, np.asarray(y, np.float64), sample_weight))
-
-    def evaluate(
-        self,
-        test: Any,
-        y: Any = None,
-        k: int = 10,
-        relevant: float | None = None,
-        exclude_seen: bool = True,
-        auc: bool = False,
-    ) -> dict[str, float]:
-        """Measure the errors on held-out ratings, and the relevant items in lists of k.
-
-        Parameters
-        ----------
-        test, y
-            As for `fit`.
-        k : int
-        relevant : float, optional
-            An item is relevant to a user whose rating of it in `test` is at least this; by default, the mean rating of
-            training.
-        exclude_seen : bool
-            Leave seen items out of the lists, as `recommend` does.
-        auc : bool
-            Also compute the AUC: every item is scored for each of these users by itself, which takes longer than all
-            other measures together.
-
-        Returns
-        -------
-        dict
-            ``rmse``, ``mae``; ``precision``, ``recall``, ``ndcg``, ``map``, ``mrr`` and ``hit_rate`` at k (see
-            `minicf.metrics`) and ``ndcg_graded``, in which an item gains its rating above the lowest of training: means
-            over the users who have a relevant item in `test`, of lists among all items, without seen items if
-            `exclude_seen`; ``auc``, among these items and not only k; ``coverage``, the share of items in these lists;
-            ``rows``, ``rows_unknown`` (with an unknown user or item), ``rows_seen`` (rated in training already: a
-            warning gives their number, for they test nothing; NaN without `seen_`), ``users`` (in the means),
-            ``users_unknown`` (of all in `test`). Rows with unknown ids are predicted by the mean row and counted if
-            `unknown` is "bias", and left out if it is "nan". An unknown item is in no list: where it is relevant, it
-            counts as missed, but not in the AUC.
-        """
-        return self._quality(test, y, k, relevant, exclude_seen, auc)[1]
-
-    def evaluate_users(
-        self,
-        test: Any,
-        y: Any = None,
-        k: int = 10,
-        relevant: float | None = None,
-        exclude_seen: bool = True,
-        auc: bool = False,
-    ) -> pd.DataFrame:
-        """Measure each user: the table whose means are the measures of lists in `evaluate`.
-
-        Parameters
-        ----------
-        test, y, k, relevant, exclude_seen, auc
-            As for `evaluate`.
-
-        Returns
-        -------
-        DataFrame
-            A row for each user in `test`, by user id. Columns: ``known``; ``n_test``, the user's rows in `test`;
-            ``relevant``, its relevant items there; ``rmse`` and ``mae`` of its rows, NaN if none has a prediction;
-            ``precision`` … ``ndcg_graded`` and ``auc`` as in `evaluate`, NaN for a user without a relevant item or
-            without a list, and where they are not defined: ``ndcg_graded`` if no rating exceeds the lowest of training,
-            ``auc`` if all items that a list may hold are relevant or none is.
-        """
-        return self._quality(test, y, k, relevant, exclude_seen, auc)[0]
-
-    @reading
-    def _quality(
-        self, test: Any, y: Any, k: int, relevant: float | None, exclude_seen: bool, auc: bool
-    ) -> tuple[pd.DataFrame, dict[str, float]]:
-        check_is_fitted(self)
-        k = check_int("k", k, 1)
-        ratings = self.inputs.ratings(test, y)
-        limit = self.mean_ if relevant is None else check_number("relevant", relevant)
-        return quality(self, ratings, k, limit, check_bool("exclude_seen", exclude_seen), check_bool("auc", auc))
 
     # --- files ---------------------------------------------------------------------------------------------------
 

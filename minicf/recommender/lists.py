@@ -87,43 +87,60 @@ class Lists:
 # --- rated items ------------------------------------------------------------------------------------------------------
 
 
-def found_in(
-    lists: pd.DataFrame, inputs: Inputs, ratings: Ratings, users: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ratings that the items of lists have from the owners of the lists.
+def listed(lists: pd.DataFrame, inputs: Inputs, ids: np.ndarray, k: int) -> np.ndarray:
+    """Return the rows of the items of lists.
 
     Parameters
     ----------
     lists : DataFrame
-        Of `Recommender.recommend`, up to k items for each of some users of `ratings`.
+        Of `Recommender.recommend`, up to k items for each of some users.
+    inputs : Inputs
+    ids : array, shape (n_lists,)
+        Ids of the users, each once.
+    k : int
+
+    Returns
+    -------
+    array of int, shape (n_lists, k)
+        Best first; -1 where a list has ended.
+    """
+    items = np.full((len(ids), k), -1)
+    owner = pd.Index(ids).get_indexer(pd.Index(lists[inputs.user]))
+    items[owner, lists["rank"].to_numpy() - 1] = inputs.vocabulary("item").index(lists[inputs.item].to_numpy())
+    return items
+
+
+def ratings_of(items: np.ndarray, inputs: Inputs, ratings: Ratings, users: np.ndarray) -> np.ndarray:
+    """Return the ratings that listed items have from the owners of the lists.
+
+    Parameters
+    ----------
+    items : array of int, shape (n_lists, k)
+        Rows of items, -1 for none.
     inputs : Inputs
     ratings : Ratings
         One for a user and an item, at most.
     users : array of int, shape (n_lists,)
         Indices in ``ratings.users`` of the users that have a list.
-    k : int
 
     Returns
     -------
-    found : array of float32, shape (n_lists, k)
-        At each place; NaN where the user did not rate the item, and where a list has ended.
-    items : array of int
-        Rows of the items in all lists.
+    array of float32, shape (n_lists, k)
+        NaN where the user did not rate the item.
     """
     place = np.full(ratings.n_users, -1)
     place[users] = np.arange(len(users))
-    row = place[ratings.users.index(lists[inputs.user].to_numpy())]
     vocabulary = inputs.vocabulary("item")
-    item = vocabulary.index(lists[inputs.item].to_numpy())
     own = vocabulary.index(ratings.items.ids, missing=-1)[ratings.item]
     rated = (own >= 0) & (place[ratings.user] >= 0)
     size = len(vocabulary)
     pair = place[ratings.user[rated]].astype(np.int64) * size + own[rated]
     order = np.argsort(pair)
     pair, rating = pair[order], ratings.rating[rated][order]
-    asked = row.astype(np.int64) * size + item
-    at = np.searchsorted(pair, asked)
-    there = np.isin(asked, pair)
-    found = np.full((len(users), k), np.nan, np.float32)
-    found[row[there], lists["rank"].to_numpy()[there] - 1] = rating[at[there]]
-    return found, item
+    asked = np.where(items < 0, -1, np.arange(len(users))[:, None] * size + items)
+    found = np.full(items.shape, np.nan, np.float32)
+    if len(pair):
+        at = np.minimum(np.searchsorted(pair, asked), len(pair) - 1)
+        there = pair[at] == asked
+        found[there] = rating[at[there]]
+    return found

@@ -1,30 +1,39 @@
-"""Measure a fitted recommender on held-out ratings: errors of predictions, and relevant items in lists, by user."""
+"""Measure a fitted recommender on held-out ratings: errors of predictions, and relevant items in lists, by user.
+
+Lists are made of all items, never of a sample of them: a measure of samples can put models in another order than the
+whole does (Krichene and Rendle, On sampled metrics for item recommendation, KDD 2020).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from minicf import metrics
-from minicf.data import Ratings
+from minicf.data import Bags, Ratings
 from minicf.recommender.inputs import warn
-from minicf.recommender.lists import found_in
+from minicf.recommender.lists import listed, ratings_of
 
 if TYPE_CHECKING:
-    from minicf.recommender.estimator import Recommender
+    from minicf.recommender.measured import Measured
 
 OF_LISTS = {
     "precision": metrics.precision,
     "recall": metrics.recall,
+    "recall_min": metrics.recall_min,
     "ndcg": metrics.ndcg,
     "map": metrics.average_precision,
     "mrr": metrics.reciprocal_rank,
     "hit_rate": metrics.hit_rate,
 }
 """By the name of the mean over users."""
+
+OF_USERS = (*OF_LISTS, "ndcg_graded", "novelty")
+"""All measures of a user's list, in the order of the tables."""
 
 SCORES = 1 << 20
 """Scores that the AUC holds at once, or those of one user if these are more."""
@@ -39,14 +48,60 @@ def errors(rating: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     return {"rmse": metrics.rmse(*pair), "mae": metrics.mae(*pair)}
 
 
-def quality(
-    recommender: Recommender, ratings: Ratings, k: int, limit: float, exclude_seen: bool, auc: bool
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Return the table of `Recommender.evaluate_users`, and the measures of `Recommender.evaluate`.
+class Measures(dict[str, float]):
+    """Hold the measures of `Recommender.evaluate` by name; printed, they are a table beside the most popular items.
 
-    Ratings of at least `limit` are of relevant items.
+    Parameters
+    ----------
+    found, popular : dict
+        Of the recommender, and measures of lists of the most popular items, for the same users.
+    k : int
+        Length of the lists.
+
+    Attributes
+    ----------
+    most_popular : dict
+    k : int
+    """
+
+    def __init__(self, found: Mapping[str, float], popular: Mapping[str, float], k: int) -> None:
+        super().__init__(found)
+        self.most_popular, self.k = dict(popular), k
+
+    def frame(self) -> pd.DataFrame:
+        """Return a table: columns ``measure``, ``value`` and ``most_popular``, NaN where that has no such measure."""
+        popular = [self.most_popular.get(name, math.nan) for name in self]
+        return pd.DataFrame({"measure": list(self), "value": list(self.values()), "most_popular": popular})
+
+    def __repr__(self) -> str:
+        lines = [f"{'':<14}{'model':>10}{'most popular':>16}"]
+        for name, value in self.items():
+            if not name.startswith(("rows", "users")):
+                beside = f"{self.most_popular[name]:16.4f}" if name in self.most_popular else ""
+                place = "" if name in ("rmse", "mae", "auc") else f"@{self.k}"
+                lines.append(f"{name + place:<14}{value:10.4f}{beside}")
+        counts = {name: f"{self[name]:,.0f}" for name in self if name.startswith(("rows", "users"))}
+        return "\n".join(
+            [
+                *lines,
+                f"{counts['rows']} rows, {counts['rows_unknown']} of unknown users or items, {counts['rows_seen']} of "
+                "items that their users have in training",
+                f"{counts['users']} users with a list and a relevant item; {counts['users_irrelevant']} without a "
+                f"relevant item; {counts['users_unknown']} unknown",
+            ]
+        )
+
+
+def quality(
+    recommender: Measured, ratings: Ratings, k: int, limit: float, exclude_seen: bool, auc: bool, events: bool
+) -> tuple[pd.DataFrame, Measures, pd.Series]:
+    """Return the table of `Recommender.evaluate_users`, the measures of `Recommender.evaluate`, and users' gains.
+
+    These are their NDCG, less that of the most popular items. Ratings of at least `limit` are of relevant items. Of `events`, there are no errors.
     """
     predicted, known = recommender.predict(ratings, return_known=True)
+    if events:
+        predicted = np.full(len(ratings), math.nan)
     user = recommender.inputs.lookup("user", ratings.users.ids)
     seen = rows_seen(recommender, ratings, user)
     if seen > 0:
@@ -62,33 +117,99 @@ def quality(
     asked = table["relevant"].to_numpy() > 0
     if recommender.unknown == "nan":
         asked &= user >= 0
-    names = [*OF_LISTS, "ndcg_graded", *(["auc"] if auc else [])]
+    names = [*OF_USERS, *(["auc"] if auc else [])]
     table[names] = math.nan
-    coverage = math.nan
+    of_popular = pd.DataFrame(math.nan, table.index, list(OF_USERS))
+    covered = [math.nan, math.nan]
     if asked.any():
         users = np.flatnonzero(asked)
+        n_items, total = len(recommender.items_), table["relevant"].to_numpy()[users]
+        counts = None if recommender.seen_ is None else np.bincount(recommender.seen_.index, minlength=n_items)
         lists = recommender.recommend(ratings.users.ids[users], k, exclude_seen)
-        found, items = found_in(lists, recommender.inputs, once, users, k)
-        coverage = metrics.coverage(items, len(recommender.items_))
-        hits, total = found >= limit, table["relevant"].to_numpy()[users]
-        measured = {name: measure(hits, total) for name, measure in OF_LISTS.items()}
-        measured["ndcg_graded"] = graded(found, once, users, recommender.rating_range_[0])
-        if auc:
-            measured["auc"] = aucs(recommender, once, users, user[users], limit, exclude_seen)
-        for name, values in measured.items():
-            table.loc[table.index[users], name] = values
-    return table[["known", "n_test", "relevant", "rmse", "mae", *names]], (
+        made = [(table, listed(lists, recommender.inputs, ratings.users.ids[users], k))]
+        if counts is not None:
+            skip = recommender.seen_.take(user[users]) if exclude_seen and recommender.seen_ is not None else None
+            made.append((of_popular, popular(counts, len(users), k, skip)))
+        for at, (measured, items) in enumerate(made):
+            covered[at] = metrics.coverage(items[items >= 0], n_items)
+            found = ratings_of(items, recommender.inputs, once, users)
+            hits = found >= limit
+            values = {name: measure(hits, total) for name, measure in OF_LISTS.items()}
+            values["ndcg_graded"] = graded(found, once, users, 0.0 if events else recommender.rating_range_[0])
+            if counts is not None:
+                values["novelty"] = metrics.novelty(items, counts, len(recommender.users_))
+            if auc and measured is table:
+                values["auc"] = aucs(recommender, once, users, user[users], limit, exclude_seen)
+            for name, column in values.items():
+                measured.iloc[users, measured.columns.get_loc(name)] = column
+    found_popular = {name: float(of_popular[name].mean()) for name in OF_USERS} | {"coverage": covered[1]}
+    measures = Measures(
         errors(ratings.rating, predicted)
         | {name: float(table[name].mean()) for name in names}
         | {
-            "coverage": coverage,
+            "coverage": covered[0],
             "rows": len(ratings),
             "rows_unknown": int((~known).sum()),
             "rows_seen": seen,
             "users": int(asked.sum()),
             "users_unknown": int((user < 0).sum()),
-        }
+            "users_irrelevant": int((table["relevant"] == 0).sum()),
+        },
+        found_popular,
+        k,
     )
+    columns = ["known", "n_test", "relevant", "rmse", "mae", *names]
+    return table[columns], measures, table["ndcg"] - of_popular["ndcg"]
+
+
+def warn_of_lists(measures: Measures, gains: pd.Series) -> None:
+    """Warn of lists that are worse than the most popular items, by more than chance.
+
+    The mean of the users' gains in NDCG must be more than twice its standard error below 0.
+    """
+    gain = gains.dropna()
+    if len(gain) > 1 and gain.mean() < -2.0 * gain.std() / math.sqrt(len(gain)):
+        k = measures.k
+        warn(
+            f"the lists have an NDCG@{k} of {measures['ndcg']:.3f}, those of the most popular items of "
+            f"{measures.most_popular['ndcg']:.3f} ({len(gain):,} users): do not recommend by this model; "
+            "minicf.MostPopular and minicf.ItemKNN make lists without training"
+        )
+
+
+def popular(counts: np.ndarray, n_lists: int, k: int, skip: Bags | None = None) -> np.ndarray:
+    """Return the k items of the most users, without those of `skip`, for each of some lists.
+
+    Parameters
+    ----------
+    counts : array of int, shape (n_items,)
+        The users who have each item.
+    n_lists, k : int
+    skip : Bags, optional
+        Rows of items to leave out, for each list.
+
+    Returns
+    -------
+    array of int, shape (n_lists, k)
+        Equal counts by row; -1 where a list has ended.
+
+    Notes
+    -----
+    Items stand in one order for all. If the skipped ones of a list stand in the places p_0 < p_1 < …, then p_i - i
+    others stand before p_i, so that the other item number j, from 0, has the place j + #{i: p_i - i <= j}.
+    """
+    order = np.argsort(-counts, kind="stable")
+    at = np.broadcast_to(np.arange(k), (n_lists, k))
+    if skip is not None:
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        owner = skip.row
+        p = np.sort(owner * len(order) + place[skip.index[skip.start[0] : skip.start[-1]]]) - owner * len(order)
+        before = p - (np.arange(len(p)) - (skip.start[:-1] - skip.start[0])[owner])
+        near = before < k
+        passed = np.bincount(owner[near] * k + before[near], minlength=n_lists * k).reshape(n_lists, k)
+        at = at + passed.cumsum(axis=1)
+    return np.where(at < len(order), order[np.minimum(at, len(order) - 1)], -1)
 
 
 def by_user(name: str, ratings: Ratings, predicted: np.ndarray) -> pd.DataFrame:
@@ -126,7 +247,7 @@ def graded(found: np.ndarray, ratings: Ratings, users: np.ndarray, lowest: float
 
 
 def aucs(
-    recommender: Recommender, ratings: Ratings, users: np.ndarray, rows: np.ndarray, limit: float, exclude_seen: bool
+    recommender: Measured, ratings: Ratings, users: np.ndarray, rows: np.ndarray, limit: float, exclude_seen: bool
 ) -> np.ndarray:
     """Return the AUC of some users of `ratings`, whose rows are `rows`, among the items that a list may hold."""
     n_items = len(recommender.items_)
@@ -145,12 +266,12 @@ def aucs(
         if exclude_seen and recommender.seen_ is not None:
             seen = recommender.seen_.take(part)
             candidates[np.repeat(np.arange(len(part)), np.diff(seen.start)), seen.index] = False
-        scores = recommender.scores.pairs(np.repeat(part, n_items), np.tile(np.arange(n_items), len(part)))
+        scores = recommender.list_scores.pairs(np.repeat(part, n_items), np.tile(np.arange(n_items), len(part)))
         out[lo : lo + size] = metrics.auc(scores.reshape(relevant.shape), relevant, candidates)
     return out
 
 
-def rows_seen(recommender: Recommender, ratings: Ratings, user: np.ndarray) -> float:
+def rows_seen(recommender: Measured, ratings: Ratings, user: np.ndarray) -> float:
     """Return how many rows are of seen items; NaN for a recommender that was saved without them.
 
     ``user`` (n_users,) are the recommender's rows of the users of `ratings`, -1 where unknown.

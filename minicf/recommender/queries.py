@@ -66,6 +66,11 @@ class Queries(Snapshots):
             found = self._cache["scores"] = Scores(self.model_, self.weights_, self.backend, self.n_threads)
         return found
 
+    @property
+    def list_scores(self) -> Scores:
+        """Scores that lists are sorted by."""
+        return self.scores
+
     def vocabulary(self, side: str) -> Vocabulary:
         """Return the known ids of a side, "user" or "item"."""
         return self.inputs.vocabulary(side)
@@ -259,7 +264,7 @@ class Queries(Snapshots):
         return Choice(items, own, gone if isinstance(gone, ItemsOfUsers) else None, seen)
 
     def _recommended(self, ids: pd.Series, rows: np.ndarray, n: int, choice: Choice) -> pd.DataFrame:
-        item, score = choice.best(self.scores, ids, rows, n, len(self.items_))
+        item, score = choice.best(self.list_scores, ids, rows, n, len(self.items_))
         place = np.nonzero(item >= 0)
         return self._lists.ranked(("user", ids, rows >= 0), "item", item[place], score[place], place)
 
