@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minicf import Dot, DotBias, Model, Net, Ratings, Trainer
+from minicf import Dot, DotBias, EarlyStopping, HeldOutRecall, Model, Net, Ratings, Trainer
 from minicf.data import Bags
 from minicf.data.ratings import Vocabulary
 from minicf.registry import from_config, to_config
 from minicf.solvers import ALS, Solver
 from minicf.solvers.als import Basis, Pairs, objective, shares, solve_rows
+from minicf.train.held_out import recall
 
 SOLVERS = {
     "implicit": (Dot(4), ALS(0.03, 0.2, 0.7)),
@@ -254,3 +255,47 @@ def test_ids_stay_with_the_trainer():
     assert isinstance(trainer.users, Vocabulary)
     with pytest.raises(ValueError, match="has no learning rate"):
         trainer.lr = 0.1
+
+
+# --- when to stop -----------------------------------------------------------------------------------------------------
+
+
+def groups(seed: int = 0) -> tuple[Ratings, Ratings]:
+    """Users who take most items of their own of four groups, in two parts."""
+    random = np.random.RandomState(seed)
+    user, item = np.nonzero((np.arange(80)[:, None] % 4 == np.arange(40) % 4) & (random.uniform(size=(80, 40)) < 0.8))
+    more = random.randint(0, 40, 80)
+    ratings = Ratings(np.append(user, np.arange(80)), np.append(item, more), np.ones(len(user) + 80), 80, 40)
+    return ratings.split(0.2, seed=seed)
+
+
+def test_recall_of_lists_by_hand():
+    held = Bags(np.array([0, 2, 3]), np.array([4, 9, 0]))
+    assert recall(np.array([[9, 1, 2], [3, 5, -1]]), held) == 0.25
+    assert recall(np.array([[9, 4], [0, -1]]), held) == 1.0
+
+
+def test_training_stops_where_lists_are_best_and_keeps_those_weights():
+    train, valid = groups()
+    measured = HeldOutRecall(train, valid, k=5)
+    best = EarlyStopping(1, monitor="valid_recall", mode="max")
+    trainer = Trainer(Dot(16), ALS(0.001, 0.01), backend="numpy", seed=1)
+    rows = trainer.fit(train, valid, epochs=12, callbacks=[measured, best]).rows
+    column = [row["valid_recall"] for row in rows]
+    assert len(rows) == best.best_epoch + 1 < 12
+    assert best.best == max(column) == column[best.best_epoch - 1] > column[-1] - 1e-12
+    scores = trainer.weights["user_factors"] @ trainer.weights["item_factors"].T
+    scores[train.user, train.item] = -np.inf
+    lists, held = np.argsort(-scores, axis=1)[:, :5], Bags.history(valid, "user")
+    each = [np.isin(held.index[a:b], lists[u]).mean()
+            for u, (a, b) in enumerate(zip(held.start[:-1], held.start[1:], strict=True)) if b > a]  # fmt: skip
+    assert np.mean(each) == pytest.approx(best.best, rel=1e-12)
+
+
+def test_recall_of_some_users_and_what_is_refused():
+    train, valid = groups()
+    assert len(HeldOutRecall(train, valid, n_users=7)._users) == 7
+    with pytest.raises(ValueError, match="valid has no row with a rating above 0"):
+        HeldOutRecall(train, Ratings([0], [0], [0.0], train.users, train.items))
+    with pytest.raises(ValueError, match="mode is 'highest'"):
+        EarlyStopping(mode="highest")

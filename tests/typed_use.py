@@ -185,6 +185,7 @@ def trained(path: Path) -> minicf.Trainer:
         Best(),
         stop,
         minicf.ReduceLROnPlateau(0.5),
+        minicf.HeldOutRecall(train, valid, k=10),
         minicf.WeightAverage(0.9, start=2),
         minicf.Checkpoint(path, every=2),
         minicf.CSVLog("log.csv"),

@@ -335,12 +335,11 @@ class ALS(Solver):
             program.slots[f"ridge.{side}"][:] = self.ridge(getattr(data, side).total, len(w[f"{other(side)}_factors"]))
         if program.t or self.start is None:
             return
-        for stream, name in enumerate(f"{side}_factors" for side in SIDES):
-            key = rng.key(program.seed, rng.INIT, stream, _START)
-            std = self.start / np.sqrt(w[name].shape[1])
-            w[name][:] = rng.normal(key, w[name].size, 0.0, std).reshape(w[name].shape)
-        for name in w.keys() & {"user_bias", "item_bias"}:
-            w[name][:] = 0.0
+        for value in w.values():
+            value[:] = 0.0
+        q = w["item_factors"]
+        key = rng.key(program.seed, rng.INIT, 0, _START)
+        q[:] = rng.normal(key, q.size, 0.0, self.start / np.sqrt(q.shape[1])).reshape(q.shape)
 
     def turned(self, program: Program, side: str) -> tuple[np.ndarray, np.ndarray]:
         """Turn a table by (A4), in place; return it, or [1, factors] with a bias, and its a g."""

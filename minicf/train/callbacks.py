@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minicf import files
-from minicf.arguments import check_bool, check_int, check_number
+from minicf.arguments import check_bool, check_choice, check_int, check_number
 
 if TYPE_CHECKING:
     from minicf.train.trainer import Trainer
@@ -62,7 +62,7 @@ class Callback:
 
 
 class EarlyStopping(Callback):
-    """Stop when an error has not fallen for a while; leave the best weights, whatever ended training.
+    """Stop when an error has not fallen, or a score not risen, for a while; leave the best weights, whatever ended it.
 
     Parameters
     ----------
@@ -71,12 +71,14 @@ class EarlyStopping(Callback):
     monitor : str, optional
         A column of the history; by default the validation error, ``valid_mse`` with squared errors.
     min_delta : float
-        A new best must be lower than the last by more than this.
+        A new best must be better than the last by more than this.
+    mode : "min" or "max"
+        Whether the lowest value is the best, or the highest: "max" for ``valid_recall`` of `HeldOutRecall`.
 
     Attributes
     ----------
     best, best_epoch
-        The lowest value, and the epoch that had it.
+        The best value, and the epoch that had it.
 
     Notes
     -----
@@ -87,13 +89,19 @@ class EarlyStopping(Callback):
 
     for_chains = False
 
-    def __init__(self, patience: int = 3, monitor: str | None = None, min_delta: float = 0.0) -> None:
+    def __init__(
+        self, patience: int = 3, monitor: str | None = None, min_delta: float = 0.0, mode: str = "min"
+    ) -> None:
         self.patience, self.min_delta = check_int("patience", patience, 1), check_number("min_delta", min_delta)
-        self.monitor = monitor
+        self.monitor, self.mode = monitor, check_choice("mode", mode, ("min", "max"))
         self._reset()
 
+    @property
+    def _worst(self) -> float:
+        return math.inf if self.mode == "min" else -math.inf
+
     def _reset(self) -> None:
-        self.best, self.best_epoch, self.waited, self.stopped = math.inf, 0, 0, False
+        self.best, self.best_epoch, self.waited, self.stopped = self._worst, 0, 0, False
         self._best: Any = None
         self._latest: Any = None
 
@@ -107,7 +115,8 @@ class EarlyStopping(Callback):
     def on_epoch_end(self, trainer: Trainer, row: Row) -> bool:
         value = _monitored(self.monitor, trainer, row)
         self.waited += 1
-        if self._best is None or value < self.best - self.min_delta:
+        lower, higher = value < self.best - self.min_delta, value > self.best + self.min_delta
+        if self._best is None or (lower if self.mode == "min" else higher):
             self.best, self.best_epoch, self.waited = value, row["epoch"], 0
             self._best = _copy(trainer)
         self.stopped = self.waited >= self.patience
@@ -136,7 +145,7 @@ class EarlyStopping(Callback):
 
     def load_state(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         self._reset()
-        self.best = math.inf if header["best"] is None else check_number("best", header["best"])
+        self.best = self._worst if header["best"] is None else check_number("best", header["best"])
         self.best_epoch = check_int("best_epoch", header["best_epoch"], 0)
         self.waited = check_int("waited", header["waited"], 0)
         self.stopped = check_bool("stopped", header["stopped"])
