@@ -124,10 +124,7 @@ class _Baseline(Measured, RegressorMixin, BaseEstimator):
 
     def _read(self, X: Any, y: Any, titles: Any = None, training: bool = False) -> tuple[Ratings, int]:
         check_choice("unknown", self.unknown, UNKNOWN)
-        implicit = check_choice("feedback", getattr(self, "feedback", FEEDBACK[0]), FEEDBACK) == FEEDBACK[1]
-        if implicit and y is None and not isinstance(X, Ratings):
-            X = self.inputs._read(X, False, training)[0].drop_duplicates()
-            y = np.ones(len(X))
+        check_choice("feedback", getattr(self, "feedback", FEEDBACK[0]), FEEDBACK)
         return super()._read(X, y, titles, training)
 
     @property
