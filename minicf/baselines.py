@@ -137,6 +137,11 @@ class _Baseline(Measured, RegressorMixin, BaseEstimator):
         """Scores that lists are sorted by."""
         return _ByRows(self._list_rows, len(self.items_), self.n_threads)
 
+    def _scores_by(self, by: str | None) -> Scores:
+        if by is not None:
+            raise ValueError(f"by is {by!r}; {type(self).__name__} sorts lists in one way: leave by out")
+        return self.list_scores
+
     def predict(self, X: Any, return_known: bool = False, return_std: bool = False) -> Any:
         """Predict ratings, within the range of the ratings in training.
 

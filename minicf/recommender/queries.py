@@ -307,7 +307,9 @@ class Queries(Snapshots):
     def _recommended(
         self, ids: pd.Series, rows: np.ndarray, n: int, choice: Choice, by: str | None = None
     ) -> pd.DataFrame:
-        item, score = choice.best(self._scores_by(by), ids, rows, n, len(self.items_))
+        item, score = choice.best(
+            self.list_scores if by is None else self._scores_by(by), ids, rows, n, len(self.items_)
+        )
         place = np.nonzero(item >= 0)
         return self._lists.ranked(("user", ids, rows >= 0), "item", item[place], score[place], place)
 
