@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -246,7 +247,7 @@ class Biases(_Baseline):
 
     Examples
     --------
-    Two ratings of item 7, 4 and 2, with mu = 3 and a damping of 2: c = (1 - 1) / 4 = 0. Item 8 has -1, +1 of a mean.
+    mu = 3; item 7 has 4 and 2, so that c = (1 - 1) / (2 + 2) = 0; user 1 has one rating, b = 1 / (1 + 1).
 
     >>> import pandas as pd
     >>> from minicf import Biases
@@ -258,8 +259,8 @@ class Biases(_Baseline):
     def __init__(
         self,
         *,
-        item_damping: float = 10.0,
-        user_damping: float = 10.0,
+        item_damping: float = 5.0,
+        user_damping: float = 5.0,
         unknown: str = "bias",
         user: str = "userId",
         item: str = "movieId",
@@ -331,7 +332,7 @@ class ItemKNN(_Baseline):
 
     Examples
     --------
-    Items 7 and 8 share one of two and two users: s = 1 / sqrt(2).
+    Items 7 and 8 have two users each and share one: s = 1 / (sqrt(2) sqrt(2)).
 
     >>> import pandas as pd
     >>> from minicf import ItemKNN
@@ -418,7 +419,7 @@ class ItemKNN(_Baseline):
         b, c = (np.append(bias, 0.0) for bias in self._biases)
         known = np.flatnonzero((user >= 0) & (item >= 0))
         total, weight = (
-            _ByRows(lambda rows, m=matrix: self._sums(m, rows), len(self.items_), None).pairs(user[known], item[known])
+            _ByRows(functools.partial(self._sums, matrix), len(self.items_)).pairs(user[known], item[known])
             for matrix in (self._residuals, self._x)
         )
         out = self.mean_ + b[user] + c[item]

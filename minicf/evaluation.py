@@ -154,8 +154,8 @@ def cross_validate(
     cv : int, array of int of shape (n,), splitter, or iterable of (train, test)
         A number of folds, of `RatingFolds`: each has a part of every user's rows; the fold of each row, from 0, which
         is the one that tests it; an object with ``split(X, y, groups)``, such as scikit-learn's ``KFold``,
-        ``GroupKFold`` or ``TimeSeriesSplit``; or pairs of row positions from 0, or of masks of n booleans. Rows may be in no part of a
-        fold.
+        ``GroupKFold`` or ``TimeSeriesSplit``; or pairs of row positions from 0, or of masks
+        of n booleans. Rows may be in no part of a fold.
     groups : array of shape (n,), optional
         For a splitter that keeps groups together.
     k : int, optional
@@ -190,7 +190,7 @@ def cross_validate(
             raise ValueError(f"groups is given, but cv is {cv}; give a splitter that takes groups: GroupKFold({cv})")
         if cv > len(ratings):
             raise ValueError(f"cv is {cv}; it must be at most the number of ratings, {len(ratings)}")
-        folds = _by_number(folds_by_user(ratings.user, cv, seed))
+        folds = [*RatingFolds(cv, seed).split(ratings)]
     else:
         given = X.shape[0] if hasattr(X, "shape") else len(X)
         if given != len(ratings):
@@ -225,7 +225,7 @@ def _by_number(fold_of: np.ndarray) -> list[Fold]:
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(fold_of.max() + 1)]
 
 
-def _given(cv: Any, recommender: Recommender, ratings: Ratings, groups: Any) -> list[Fold]:
+def _given(cv: Any, recommender: Measured, ratings: Ratings, groups: Any) -> list[Fold]:
     """Return checked folds of a splitter, of numbers or of pairs."""
     n = len(ratings)
     if isinstance(cv, str | bytes) or not (hasattr(cv, "split") or isinstance(cv, Iterable)):

@@ -177,7 +177,9 @@ def _search(
 ) -> dict[str, Any]:
     """Return what a file of trials belongs to."""
     columns = (table.users.ids[table.user], table.items.ids[table.item], table.rating)
-    rows = zlib.crc32(pd.util.hash_pandas_object(pd.DataFrame(dict(enumerate(columns))), index=False).to_numpy())
+    rows = zlib.crc32(
+        pd.util.hash_pandas_object(pd.DataFrame(dict(enumerate(columns))), index=False).to_numpy().tobytes()
+    )
     return {
         "recommender": repr(recommender), "settings": zlib.crc32(repr(settings).encode()), "rows": rows,
         "metric": metric, "k": k, "cv": cv, "random_state": seed,

@@ -296,8 +296,8 @@ def test_a_model_without_seen_items(ratings, tmp_path, capsys):
     capsys.readouterr()
     assert run("evaluate", tmp_path / "s.npz", ratings, "-k", 15, "--with-seen") == 0
     seen, said = measures(capsys)
-    assert np.isnan(without.rows_seen)
-    pd.testing.assert_series_equal(seen, without.fillna({"rows_seen": 97.0}))
+    assert np.isnan(without[["rows_seen", "novelty"]]).all()
+    pd.testing.assert_series_equal(seen, without.fillna({"rows_seen": 97.0, "novelty": seen.novelty}))
     assert said == ""
     assert seen.ndcg > 0
 

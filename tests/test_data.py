@@ -828,6 +828,23 @@ def test_split_by_user_last():
     assert is_partition(ratings, train, valid)
 
 
+def test_the_last_rows_of_each_user():
+    """User 0 at 5, 9, 9 and 1; user 1 at 3; user 2 at 4, 4: of equal times the later row is later."""
+    user, time = [0, 1, 0, 0, 2, 0, 2], [5, 3, 9, 9, 4, 1, 4]
+    timed = Ratings(user, range(7), np.ones(7), timestamp=time)
+    train, valid = timed.split(last=1)
+    assert (valid.item.tolist(), train.item.tolist()) == ([3, 6], [0, 1, 2, 4, 5])
+    assert timed.split(last=2)[1].item.tolist() == [2, 3, 6]  # one row of each user stays
+    plain = Ratings(user, range(7), np.ones(7))
+    assert plain.split(last=1)[1].item.tolist() == [5, 6]
+    assert plain.split(last=np.int64(9))[0].item.tolist() == [0, 1, 4]
+    with pytest.raises(ValueError, match=r"last=1 per user leaves nothing for validation: .* 1 rating"):
+        Ratings([0, 1], [0, 0], [1.0, 2.0]).split(last=1)
+    for last in (0, -1, 1.0, "1", None):
+        with pytest.raises(ValueError, match=f"last is {last!r}; it must be a whole number of at least 1"):
+            plain.split(last=last)
+
+
 @pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("size", [3, 0.1])
 def test_split_by_user_of_movielens(movielens, last, size):

@@ -10,7 +10,7 @@ import pandas as pd
 import polars
 import pytest
 from sklearn.metrics import ndcg_score, roc_auc_score
-from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, ShuffleSplit, TimeSeriesSplit
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, PredefinedSplit, ShuffleSplit, TimeSeriesSplit
 
 import minicf
 from minicf import Ratings
@@ -261,6 +261,71 @@ def test_folds_by_number_and_by_masks(frame):
         minicf.cross_validate(quick(), frame, cv=drawn)[ERRORS],
         minicf.cross_validate(quick(), frame, cv=3, seed=7)[ERRORS],
     )
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_rating_folds_spread_each_user(shuffle):
+    """A table sorted by user: scikit-learn's thirds leave users out of training, these never do."""
+    data = table().sort_values("userId", ignore_index=True)
+    rare = pd.DataFrame({"userId": [500, 600, 600], "movieId": 1000, "rating": 3.0})
+    data = pd.concat([data, rare], ignore_index=True)
+    folds = [*minicf.RatingFolds(3, shuffle=shuffle).split(data)]
+    everything = np.concatenate([test for _, test in folds])
+    assert sorted(everything) == list(range(len(data)))
+    sizes = [len(test) for _, test in folds]
+    assert max(sizes) - min(sizes) <= 1
+    counts = pd.DataFrame([data.userId.iloc[test].value_counts() for _, test in folds]).fillna(0)
+    assert (counts.max() - counts.min()).max() <= 1
+    unseen = [set(data.userId.iloc[test]) - set(data.userId.iloc[train]) for train, test in folds]
+    assert set.union(*unseen) == {500}  # whose only row it is
+    thirds = [set(data.userId.iloc[test]) - set(data.userId.iloc[train]) for train, test in KFold(3).split(data)]
+    assert len(set.union(*thirds)) > 10
+    assert all(len(np.intersect1d(train, test)) == 0 and len(train) + len(test) == len(data) for train, test in folds)
+
+
+def test_rating_folds_of_any_table(frame):
+    expected = [test.tolist() for _, test in minicf.RatingFolds(3, 1).split(frame)]
+    named = frame.rename(columns={"userId": "u"})[["movieId", "u", "rating"]]
+    given = {
+        "Ratings": (Ratings.from_frame(frame), None),
+        "array": (frame[["userId", "movieId"]].to_numpy(), None),
+        "rows": (frame[["userId", "movieId"]].to_numpy().tolist(), None),
+        "named": (named, "u"),
+        "polars": (polars.DataFrame({name: frame[name].tolist() for name in frame}), None),
+    }
+    for name, (X, user) in given.items():
+        splitter = minicf.RatingFolds(3, 1, user=user)
+        found = [test.tolist() for _, test in splitter.split(X)]
+        assert found == expected, name
+    other = [test.tolist() for _, test in minicf.RatingFolds(3, 2).split(frame)]
+    assert other != expected
+    assert minicf.RatingFolds(4).get_n_splits() == 4
+    assert repr(minicf.RatingFolds(4, 2)) == "RatingFolds(4, random_state=2, shuffle=True)"
+    with pytest.raises(ValueError, match="n_splits is 98; it must be at most the number of rows, 97"):
+        next(minicf.RatingFolds(98).split(frame))
+    with pytest.raises(ValueError, match="no column 'who'"):
+        next(minicf.RatingFolds(user="who").split(frame))
+
+
+def test_a_ranking_scorer_knows_the_seen_items(frame):
+    search = GridSearchCV(
+        quick(), {"n_factors": [1, 3]}, cv=minicf.RatingFolds(2), scoring=minicf.ranking_scorer("map", k=4)
+    ).fit(frame[["userId", "movieId"]], frame.rating)
+    (train, test), _ = minicf.RatingFolds(2).split(frame)
+    model = quick(n_factors=1).fit(frame.iloc[train])
+    assert search.cv_results_["split0_test_score"][0] == model.evaluate_users(frame.iloc[test], k=4)["map"].mean() > 0
+    with pytest.raises(ValueError, match="measure is 'rmse'"):
+        minicf.ranking_scorer("rmse")
+    with pytest.raises(TypeError, match="must be a recommender"):
+        minicf.ranking_scorer()(KFold(), frame)
+
+
+def test_baselines_are_cross_validated(frame):
+    found = minicf.cross_validate(minicf.MostPopular(), frame, cv=3, k=4)
+    rows = [test for _, test in minicf.RatingFolds(3, 0).split(frame)]
+    for at, test in enumerate(rows):
+        own = minicf.MostPopular().fit(frame.drop(index=frame.index[test])).evaluate(frame.iloc[test], k=4)
+        assert found.iloc[at][["rmse", *LISTS]].tolist() == pytest.approx([own[x] for x in ("rmse", *LISTS)])
 
 
 def test_errors_of_training(frame):

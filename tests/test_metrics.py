@@ -31,6 +31,19 @@ def test_lists_by_hand():
     np.testing.assert_allclose(metrics.average_precision(HITS, RELEVANT), [(1 + 2 / 3) / 2, 0, (1 / 2) / 3])
 
 
+def test_recall_over_what_a_list_can_hold():
+    """Relevant 2, 1, 5 of lists of three: over 2, 1 and 3."""
+    assert metrics.recall_min(HITS, RELEVANT).tolist() == [1, 0, 1 / 3]
+
+
+def test_novelty_by_hand():
+    """Of 8 users, 4, 1, 8 and 0 have the items: 1, 3, 0 and, as if one had it, 3 bits."""
+    counts = [4, 1, 8, 0]
+    found = metrics.novelty([[0, 1, 2], [3, 0, -1], [2, -1, -1]], counts, 8)
+    assert found.tolist() == [4 / 3, 2, 0]
+    assert np.isnan(metrics.novelty([[-1, -1]], counts, 8)).all()
+
+
 def test_first_hits_by_hand():
     hits = [[1, 0, 1], [0, 0, 0], [0, 1, 1], [0, 0, 1]]
     assert metrics.reciprocal_rank(hits, [2, 1, 5, 1]).tolist() == [1, 0, 1 / 2, 1 / 3]
@@ -123,6 +136,10 @@ def test_against_scikit_learn():
         (lambda: metrics.recall([[False]], [0]), "at least 1"),
         (lambda: metrics.ndcg([True], [1]), "shape"),
         (lambda: metrics.coverage([1], 0), "n_items is 0"),
+        (lambda: metrics.recall_min([[True, True]], [1]), "at least the number of hits"),
+        (lambda: metrics.novelty([[2]], [1, 1], 3), "items has 2 … 2; it must be from -1 to 1"),
+        (lambda: metrics.novelty([[0]], [4], 3), "counts has 4 … 4; it must be from 0 to n_users, 3"),
+        (lambda: metrics.novelty([0], [1], 3), "items has shape"),
         (lambda: metrics.recall([[True, False]], [1.5]), "relevant must be whole"),
         (lambda: metrics.hit_rate([[True, True]], [1]), "at least the number of hits"),
         (lambda: metrics.reciprocal_rank([[False]], [0]), "at least 1"),

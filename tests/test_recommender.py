@@ -651,6 +651,7 @@ def test_similar_refuses(fitted):
 # --- more ratings ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:the lists have an NDCG")  # only errors are looked at
 def test_partial_fit_learns_and_admits(movielens):
     train, valid = movielens
     frame = train.frame()

@@ -272,12 +272,13 @@ def explained(trainer: minicf.Trainer, ratings: minicf.Ratings, path: Path) -> N
 def measured(rating: NDArray[np.float32], predicted: NDArray[np.float32], hits: NDArray[np.bool_]) -> float:
     for mean in (
         metrics.precision, metrics.recall, metrics.ndcg, metrics.average_precision, metrics.reciprocal_rank,
-        metrics.hit_rate,
+        metrics.hit_rate, metrics.recall_min,
     ):  # fmt: skip
         assert_type(mean(hits, [2, 1]), NDArray[np.float64])
     assert_type(metrics.graded_ndcg([[3, 0]], [[5, 3]]), NDArray[np.float64])
     assert_type(metrics.auc([[0.5, 0.1]], [[True, False]]), NDArray[np.float64])
     assert_type(metrics.coverage([[0, 1]], 2), float)
+    assert_type(metrics.novelty([[0, 1]], [3, 4], 5), NDArray[np.float64])
     return assert_type(metrics.rmse(rating, predicted) + metrics.mae(rating, predicted), float)
 
 
@@ -313,7 +314,10 @@ def recommended(frame: pd.DataFrame, path: Path) -> minicf.Recommender:
     assert_type(recommender.vocabulary("user"), minicf.Vocabulary)
     assert_type(recommender.inputs.ratings(frame), minicf.Ratings)
     assert_type(recommender.scores.pairs(np.array([0]), np.array([-1])), NDArray[np.float32])
-    assert_type(recommender.evaluate(frame), dict[str, float])
+    measures = recommender.evaluate(frame)
+    assert_type((measures["ndcg"], measures.most_popular), tuple[float, dict[str, float]])
+    assert_type(measures.frame(), pd.DataFrame)
+    assert_type(recommender.list_scores.pairs(np.array([0]), np.array([1])), NDArray[np.float32])
     assert_type(recommender.evaluate_users(frame, auc=True), pd.DataFrame)
     assert_type(recommender.score(frame[["userId", "movieId"]], frame["rating"]), float)
     assert_type(recommender.get_params(), dict[str, Any])
@@ -324,6 +328,16 @@ def recommended(frame: pd.DataFrame, path: Path) -> minicf.Recommender:
     assert_type(explain.learning_curves(recommender), pd.DataFrame)
     recommender.save(path)
     return assert_type(minicf.load(path), minicf.Recommender)
+
+
+def searched(frame: pd.DataFrame) -> minicf.ItemKNN:
+    assert_type(minicf.MostPopular().fit(frame).recommend("ann"), pd.DataFrame)
+    assert_type(minicf.Biases(item_damping=3.0).fit(frame).evaluate(frame)["rmse"], float)
+    assert_type(minicf.RatingFolds(3).get_n_splits(), int)
+    knn = minicf.ItemKNN(n_neighbors=5)
+    assert_type(minicf.ranking_scorer("ndcg", k=5)(knn.fit(frame), frame), float)
+    assert_type(minicf.tune(knn, frame, n=3).table, pd.DataFrame)
+    return assert_type(knn.fit(frame), minicf.ItemKNN)
 
 
 # Alone on a line, after the imports above.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,10 @@ class Measured(Queries):
     """Measure the answers of `Queries` on held-out ratings."""
 
     mean_: float
+
+    if TYPE_CHECKING:
+
+        def get_params(self, deep: bool = True) -> dict[str, Any]: ...
 
     @reading
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:

@@ -80,7 +80,8 @@ class Measures(dict[str, float]):
                 beside = f"{self.most_popular[name]:16.4f}" if name in self.most_popular else ""
                 place = "" if name in ("rmse", "mae", "auc") else f"@{self.k}"
                 lines.append(f"{name + place:<14}{value:10.4f}{beside}")
-        counts = {name: f"{self[name]:,.0f}" for name in self if name.startswith(("rows", "users"))}
+        names = ("rows", "rows_unknown", "rows_seen", "users", "users_unknown", "users_irrelevant")
+        counts = {name: f"{self.get(name, math.nan):,.0f}" for name in names}
         return "\n".join(
             [
                 *lines,
@@ -97,7 +98,8 @@ def quality(
 ) -> tuple[pd.DataFrame, Measures, pd.Series]:
     """Return the table of `Recommender.evaluate_users`, the measures of `Recommender.evaluate`, and users' gains.
 
-    These are their NDCG, less that of the most popular items. Ratings of at least `limit` are of relevant items. Of `events`, there are no errors.
+    These are their NDCG, less that of the most popular items. Ratings of at least `limit`
+    are of relevant items. Of `events`, there are no errors.
     """
     predicted, known = recommender.predict(ratings, return_known=True)
     if events:
@@ -141,7 +143,7 @@ def quality(
             if auc and measured is table:
                 values["auc"] = aucs(recommender, once, users, user[users], limit, exclude_seen)
             for name, column in values.items():
-                measured.iloc[users, measured.columns.get_loc(name)] = column
+                measured.loc[measured.index[users], name] = column
     found_popular = {name: float(of_popular[name].mean()) for name in OF_USERS} | {"coverage": covered[1]}
     measures = Measures(
         errors(ratings.rating, predicted)
