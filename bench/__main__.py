@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
                         help="threads for every contender (default: 2, or 1 on one core)")  # fmt: skip
     parser.add_argument("--libmf", metavar="PATH", default="", help="LIBMF's mf-train, built by you")
     parser.add_argument("--data", metavar="PATH", default="",
-                        help="a local MovieLens folder or zip, instead of ml-latest-small")  # fmt: skip
+                        help="a MovieLens folder or zip, instead of ml-latest-small; an .npz for ranking")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="CSV", help="records (default: bench/results/cpu.csv)")
     parser.add_argument("--search", action="store_true", help="search anew for each engine's best settings of (e)")
     parser.add_argument("--report", action="store_true", help="make tables and plots from the records and stop")
@@ -48,6 +48,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     if args.report:
         report.main()
+        return
+    if args.only == ["ranking"]:  # whose records and data are its own
+        from bench import ranking
+
+        out = ["--out", str(args.out)] if args.out else []
+        seeds = ["--seeds", str(args.turns)] if args.turns else []
+        ranking.main(["--data", args.data, "--threads", str(args.threads), *seeds, *out])
         return
     searched = RESULTS / "search.csv"
     options = cases.Options(

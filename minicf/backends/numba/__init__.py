@@ -11,7 +11,8 @@ Every number equals the reference's (`base.py`) up to rounding.
     nets      dropout and dense layers
     sgd       idle steps of SGD as products of matrices (C1, C2)
     adam      idle steps of Adam in closed form (C3 … C5), or replayed
-    als       alternating least squares, by LAPACK
+    als       alternating least squares
+    solves    its kernels
     gibbs     sweeps of Gibbs sampling
     rows      draws of rows, 16 Cholesky factorizations at once
     sweeps    the other kernels of a sweep

@@ -6,25 +6,16 @@ threads there are. Nor does the Gram matrix: it is summed over blocks of rows, b
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import get_cython_function_address, intrinsic
 
 from minicf.backends import base
-from minicf.backends.numba.jit import kernel
-from minicf.backends.numba.vectors import atomic_add
+from minicf.backends.numba.solves import CHUNK, addresses, rows_kernel
 from minicf.models import Dot
 from minicf.solvers import Part, Progress
 from minicf.solvers.als import ALS, Pairs, Table, diagonalized, other
 from minicf.threads import count_threads, one_blas_thread, share
-
-CHUNK = 512
-"""Pairs of a row that are gathered at once, or K if that is more: a popular item has any number of them."""
 
 BLOCK = 4096
 """Rows of a table that are multiplied at once. Their products are summed in float64."""
@@ -34,122 +25,6 @@ WAVE = 4
 
 PER_THREAD = 2_000_000
 """Numbers that are gathered in a half for each thread: with fewer, threads wait longer than they work."""
-
-
-@intrinsic
-def call_fortran(context, address, arguments):
-    """Call the function at an address, which takes pointers: a subroutine of BLAS or LAPACK.
-
-    The address is given at run time, so that compiled code can be kept for other processes.
-    """
-
-    def generate(context, builder, signature, given):
-        pointer = ir.IntType(8).as_pointer()
-        parts = cgutils.unpack_tuple(builder, given[1])
-        kind = ir.FunctionType(ir.VoidType(), [pointer] * len(parts))
-        function = builder.inttoptr(given[0], kind.as_pointer())
-        builder.call(function, [builder.inttoptr(part, pointer) for part in parts])
-        return context.get_dummy_value()
-
-    return types.void(types.uintp, arguments), generate
-
-
-@functools.cache
-def addresses(single: bool) -> tuple[np.uintp, np.uintp]:
-    """Return the addresses of syrk (a matrix times its transpose) and posv (a solution by Cholesky)."""
-    letter = "s" if single else "d"
-    rooms = (("scipy.linalg.cython_blas", "syrk"), ("scipy.linalg.cython_lapack", "posv"))
-    syrk, posv = (np.uintp(get_cython_function_address(room, letter + name)) for room, name in rooms)
-    return syrk, posv
-
-
-@kernel
-def rows_kernel(
-    start, index, target, weight, weighted, q, d, ridge, order, chunk, syrk, posv, words, out, errors, shared
-):
-    """Solve rows in the given order by (A5) or (A6); write them to `out` (rows, K), and |y|^2 of (A7) to `errors`.
-
-    Fortran reads the rows of a (n, K) as columns: of what is n x n or K x K it takes the lower half.
-    """
-    n_factors, one = q.shape[1], q.dtype.type(1.0)
-    a = np.empty((max(chunk, n_factors), n_factors), q.dtype)
-    g = np.empty(n_factors * n_factors, q.dtype)
-    b, scale = np.empty(n_factors, q.dtype), np.empty(n_factors, q.dtype)
-    size = np.empty(4, np.int32)  # n, K, the number of right-hand sides, LAPACK's answer
-    size[1], size[2] = n_factors, 1
-    factor = np.empty(3, q.dtype)
-    factor[0], factor[1] = 1.0, 0.0
-    at_n, at_k = size.ctypes.data, size.ctypes.data + np.uintp(4)
-    at_1, at_answer = size.ctypes.data + np.uintp(8), size.ctypes.data + np.uintp(12)
-    side = words.ctypes.data
-    as_is, turned = side + np.uintp(1), side + np.uintp(2)
-    at_one = factor.ctypes.data
-    at_zero = at_one + np.uintp(q.itemsize)
-    while True:
-        turn = atomic_add(shared, 0, 1)
-        if turn >= len(order):
-            break
-        u = order[turn]
-        lo, hi = start[u], start[u + 1]
-        n, x, total = hi - lo, out[u], 0.0
-        if n <= n_factors:  # (A6)
-            for k in range(n_factors):
-                scale[k] = one / np.sqrt(d[k] + ridge[u])
-                x[k] = 0.0
-            for j in range(n):
-                row, root = q[index[lo + j]], np.sqrt(weight[lo + j]) if weighted else one
-                for k in range(n_factors):
-                    a[j, k] = root * row[k] * scale[k]
-                b[j] = root * target[lo + j]
-            size[0] = n
-            call_fortran(syrk, (side, turned, at_n, at_k, at_one, a.ctypes.data, at_k, at_zero, g.ctypes.data, at_n))
-            for j in range(n):
-                g[j * n + j] += one
-            call_fortran(posv, (side, at_n, at_1, g.ctypes.data, at_n, b.ctypes.data, at_n, at_answer))
-            for j in range(n):
-                y = b[j]
-                total += np.float64(y) * np.float64(y)
-                for k in range(n_factors):
-                    x[k] += y * a[j, k]
-            for k in range(n_factors):
-                x[k] *= scale[k]
-        else:  # (A5)
-            x[:] = 0.0
-            for first in range(lo, hi, chunk):
-                m = min(chunk, hi - first)
-                for j in range(m):
-                    row, root = q[index[first + j]], np.sqrt(weight[first + j]) if weighted else one
-                    y = root * target[first + j]
-                    for k in range(n_factors):
-                        a[j, k] = root * row[k]
-                        x[k] += y * a[j, k]
-                size[0] = m
-                call_fortran(
-                    syrk,
-                    (
-                        side,
-                        as_is,
-                        at_k,
-                        at_n,
-                        at_one,
-                        a.ctypes.data,
-                        at_k,
-                        at_zero if first == lo else at_one,
-                        g.ctypes.data,
-                        at_k,
-                    ),
-                )
-            for k in range(n_factors):
-                g[k * n_factors + k] += d[k] + ridge[u]
-            call_fortran(posv, (side, at_k, at_1, g.ctypes.data, at_k, x.ctypes.data, at_k, at_answer))
-            for first in range(lo, hi):
-                row, y = q[index[first]], target[first]
-                for k in range(n_factors):
-                    y -= row[k] * x[k]
-                total += np.float64(y) * np.float64(y) * np.float64(weight[first] if weighted else one)
-        errors[u] = total if size[3] == 0 else np.nan
-        if size[3] != 0:  # not positive definite: something is not finite, and the trainer says so
-            x[:] = np.nan
 
 
 class ALSProgram(base.Program):
