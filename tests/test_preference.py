@@ -11,12 +11,15 @@ from sklearn.model_selection import GridSearchCV
 import minicf
 from minicf import Ratings, Recommender, load
 from minicf.cli import main
+from minicf.data import UnknownIdError
 from minicf.recommender.preference import FARTHEST, OVERALL, REGULARIZATION, STEEPNESS, Reading
 from minicf.solvers import ALS
 from tests.test_recommender import table
 
 STARS = table()
 EVENTS = STARS[["userId", "movieId"]]
+A, B, C = sorted(STARS.movieId.unique().tolist())[:3]
+"""Items, and 100 and more are users."""
 SMALL = {"n_factors": 6, "backend": "numpy"}
 
 
@@ -85,7 +88,7 @@ def test_stars_are_predicted_as_without_lists(by_stars):
     with pytest.raises(ValueError, match="no model of preferences: fit it with lists='preference'"):
         plain.recommend(users, by="preference")
     with pytest.raises(ValueError, match="no model of preferences to explain"):
-        plain.explain(100, 1000)
+        plain.explain(100, A)
 
 
 def test_scores_are_products_and_leave_out_seen_items(either):
@@ -141,8 +144,8 @@ def test_weights_act_by_their_logarithm_whatever_their_unit():
     seconds, hours = (events(weight=weight * unit).recommend(users, n) for unit in (1.0, 2.0**-12))
     pd.testing.assert_frame_equal(seconds, hours)
     assert not seconds.equals(events().recommend(users, n))
-    disliked = events(weight=np.where(EVENTS.movieId == 1003, -1.0, 1.0))
-    assert (disliked.predict_user(100)[disliked.items_.index(1003)]) < 0.2
+    disliked = events(weight=np.where(EVENTS.movieId == C, -1.0, 1.0))
+    assert (disliked.predict_user(100)[disliked.items_.index(C)]) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -170,9 +173,9 @@ def test_refusals_of_answers(by_events):
     with pytest.raises(ValueError, match="by is 'stars'"):
         by_events.recommend(100, by="stars")
     with pytest.raises(ValueError, match=r"ratings is a list and id is missing; say whose events"):
-        by_events.fold_in([1000, 1001])
-    with pytest.raises(minicf.UnknownIdError):
-        by_events.explain(-1, 1000)
+        by_events.fold_in([A, B])
+    with pytest.raises(UnknownIdError):
+        by_events.explain(-1, A)
     with pytest.raises(ValueError, match="epochs is 3; partial_fit of events makes"):
         clone(by_events).fit(EVENTS).partial_fit(EVENTS, epochs=3)
 
@@ -182,7 +185,7 @@ def test_unknown_users(by_events):
     mean = w["item_factors"] @ w["user_factors"].mean(axis=0)
     assert by_events.recommend(-5, 1).movieId[0] == by_events.items_.ids[mean.argmax()]
     nan = Recommender(feedback="implicit", unknown="nan", **SMALL).fit(EVENTS)
-    assert np.isnan(nan.predict([[-5, 1000]])).all()
+    assert np.isnan(nan.predict([[-5, A]])).all()
     assert nan.recommend(-5).empty
 
 
@@ -203,14 +206,14 @@ def test_parts_sum_to_the_score(either):
 
 def test_a_part_is_what_the_score_would_lack(by_stars):
     """(A8) is linear in the targets: of a rating whose target becomes 0, the part is gone and the others stay."""
-    table = by_stars.explain(100, 1004).set_index("movieId")
+    table = by_stars.explain(100, C).set_index("movieId")
     preference = by_stars.preference_
     i = by_stars.items_.index(table.index.to_numpy())
     t, c = preference.reading.targets(table["rating"].to_numpy(np.float32), None)
     from minicf.solvers.als import shares
 
     t[0] = 0
-    left = shares(preference.solver, preference.weights["item_factors"], by_stars.items_.index(1004), i, t, c)
+    left = shares(preference.solver, preference.weights["item_factors"], by_stars.items_.index(C), i, t, c)
     assert left[0] == 0
     np.testing.assert_allclose(left[1:], table.score[1:], rtol=1e-6, atol=1e-9)
 
@@ -228,15 +231,15 @@ def test_folding_in_makes_the_row_of_training(either):
     pd.testing.assert_frame_equal(either.recommend([user], 4), before)
     if either.score_kind_ == "preference":
         either.fold_in(pd.DataFrame({"userId": [7001, 7001, 7002], "movieId": own.movieId.tolist()[:3]}))
-        assert set(either.explain(7001, 1000).movieId) == set(own.movieId.tolist()[:2])
+        assert set(either.explain(7001, A).movieId) == set(own.movieId.tolist()[:2])
         either.recalculate(given[:1], id=9999)
-        assert either.explain(9999, 1000).movieId.tolist() == given[:1]
+        assert either.explain(9999, A).movieId.tolist() == given[:1]
         either.fold_in([user, 7001], id=5, side="item")
-        assert 5 in either.explain(user, 1000).movieId.tolist()
+        assert 5 in either.explain(user, A).movieId.tolist()
 
 
 def test_later_rows_are_learnt_with_the_earlier_ones(either):
-    more = pd.DataFrame({"userId": [7001, 7001, 7002, 100], "movieId": [1000, 5, 5, 5], "rating": [5.0, 5.0, 4.0, 4.0]})
+    more = pd.DataFrame({"userId": [7001, 7001, 7002, 100], "movieId": [A, 5, 5, 5], "rating": [5.0, 5.0, 4.0, 4.0]})
     implicit = either.score_kind_ == "preference"
     n = len(either.preference_.pairs.index)
     either.partial_fit(more[["userId", "movieId"]] if implicit else more)
@@ -244,12 +247,12 @@ def test_later_rows_are_learnt_with_the_earlier_ones(either):
     assert len(pairs.index) == n + len(more)
     np.testing.assert_array_equal(pairs.index, either.seen_.index)
     np.testing.assert_array_equal(pairs.start, either.seen_.start)
-    assert set(either.explain(7001, 1001).movieId) == {5, 1000}
+    assert set(either.explain(7001, B).movieId) == {5, A}
     assert 5 not in either.recommend(100, 100).movieId.tolist()
     if implicit:
         assert either.n_ratings_ == n + len(more)
         either.partial_fit(more[["userId", "movieId"]][:1])  # once more: a weight of 2
-        assert either.explain(7001, 1001).set_index("movieId").weight[1000] == 2
+        assert either.explain(7001, B).set_index("movieId").weight[A] == 2
 
 
 # --- files, copies, searches ------------------------------------------------------------------------------------------
@@ -257,11 +260,11 @@ def test_later_rows_are_learnt_with_the_earlier_ones(either):
 
 def test_files_and_copies(either, tmp_path):
     users, n = some(either)
-    lists, table = either.recommend(users, n), either.explain(100, 1003)
+    lists, table = either.recommend(users, n), either.explain(100, C)
     either.save(tmp_path / "m.npz")
     for copy in (load(tmp_path / "m.npz"), pickle.loads(pickle.dumps(either))):
         pd.testing.assert_frame_equal(copy.recommend(users, n), lists)
-        pd.testing.assert_frame_equal(copy.explain(100, 1003), table)
+        pd.testing.assert_frame_equal(copy.explain(100, C), table)
         assert copy.score_kind_ == either.score_kind_
         assert copy.preference_.solver == either.preference_.solver
     either.save(tmp_path / "m.npz", seen=False)
@@ -269,8 +272,8 @@ def test_files_and_copies(either, tmp_path):
     pd.testing.assert_frame_equal(
         without.recommend(users, n, exclude_seen=False), either.recommend(users, n, exclude_seen=False)
     )
-    with pytest.raises(ValueError, match="saved without seen items; explain needs them"):
-        without.explain(100, 1003)
+    with pytest.raises(ValueError, match="saved without seen items, which explain needs"):
+        without.explain(100, C)
     if either.score_kind_ == "preference":
         with pytest.raises(ValueError, match="partial_fit of events needs what users have"):
             without.partial_fit(EVENTS)
@@ -312,20 +315,21 @@ def test_command_line(tmp_path, capsys):
     weighted = EVENTS.assign(n=2)
     weighted.to_csv(tmp_path / "clicks.csv", index=False)
     STARS.to_csv(tmp_path / "stars.csv", index=False)
+    quick = ["--factors", "4", "--backend", "numpy"]
     clicks, model = str(tmp_path / "clicks.csv"), str(tmp_path / "m.npz")
-    assert main(["train", clicks, "-o", model, "--implicit", "--weight-column", "n", "--factors", "4"]) == 0
+    assert main(["train", clicks, "-o", model, "--implicit", "--weight-column", "n", *quick]) == 0
     assert load(model).preference_.reading.scale == 2
     capsys.readouterr()
     assert main(["recommend", model, "--user", "100", "-n", "2"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "userId,rank,movieId,score"
-    (tmp_path / "new.csv").write_text("movieId\n1000\n1001\n")
+    (tmp_path / "new.csv").write_text(f"movieId\n{A}\n{B}\n")
     assert main(["recommend", model, "--new", str(tmp_path / "new.csv"), "-n", "2"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert main(["recommend", model, "--user", "100", "--by", "rating"]) == 1
     assert "events have no ratings" in capsys.readouterr().err
     assert main(["train", clicks, "-o", model, "--weight-column", "n"]) == 1
     assert "say --implicit" in capsys.readouterr().err
-    assert main(["train", str(tmp_path / "stars.csv"), "-o", model, "--factors", "2"]) == 0
+    assert main(["train", str(tmp_path / "stars.csv"), "-o", model, *quick, "--model", "dot"]) == 0
     lists = []
     for by in ("rating", "preference"):
         capsys.readouterr()
