@@ -72,8 +72,8 @@ def test_rows_solve_the_normal_equations_of_their_pairs(by_stars):
     rows = by_stars.items_.index(own.movieId.to_numpy())
     z = (own.rating - STARS.rating.mean()) / STARS.rating.std(ddof=0)
     t, a = np.maximum(0, 1 + STEEPNESS * z.to_numpy()), OVERALL * len(STARS) / (len(by_stars.users_) * len(q))
-    ridge = REGULARIZATION * (len(own) + min(a, 1) * len(q))
-    matrix = min(a, 1) * q.T @ q + ridge * np.eye(q.shape[1]) + q[rows].T @ q[rows]
+    ridge = REGULARIZATION * (len(own) + a * len(q))
+    matrix = a * q.T @ q + ridge * np.eye(q.shape[1]) + q[rows].T @ q[rows]
     np.testing.assert_allclose(
         found.weights["user_factors"][user], np.linalg.solve(matrix, q[rows].T @ t), rtol=2e-3, atol=1e-5
     )

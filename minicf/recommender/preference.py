@@ -294,7 +294,7 @@ def _merged(
 def usual_solver(ratings: Ratings, regularization: float = REGULARIZATION) -> ALS:
     """Return `ALS` with the weight of unobserved pairs by (L3)."""
     density = len(ratings) / (ratings.n_users * ratings.n_items)
-    return ALS(regularization, unobserved=min(1.0, OVERALL * density))
+    return ALS(regularization, unobserved=OVERALL * density)
 
 
 def of_events(arguments: Mapping[str, Any], ratings: Ratings, asked: Mapping[str, bool]) -> tuple[ALS, int, int]:
