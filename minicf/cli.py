@@ -512,8 +512,8 @@ def _recommend(options: argparse.Namespace) -> None:
         return None
     if options.new:
         names = _names(recommender)
-        needed = _needed(recommender.feedback_ == "implicit")[1:]
-        table = _table(options.new, names, needed, options.encoding, recommender)
+        own = _needed(recommender.feedback_ == "implicit")[1:]
+        table = _table(options.new, names, own, options.encoding, recommender)
         new: Any = "new"
         if recommender.users_.ids.dtype != object:
             new = next(tables.unused_integers(recommender.users_))

@@ -101,7 +101,8 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
         that of a preference; `n_factors`, `epochs` (passes), `regularization` and ``solver=ALS(...)`` are its settings.
     lists : "preference" or "rating"
         What `recommend` sorts by. "preference": `fit` also trains a model of what users take and like, (L1) of
-        `minicf.recommender.preference`, on the same table; `predict` answers with ratings. "rating": no such model.
+        `minicf.recommender.preference`, on the same table; `predict` answers with ratings. "rating": no such model; nor
+        with features, which alone say something of items without ratings.
     user, item, rating : str
         Columns of a frame.
     duplicates : "warn", "mean", "last" or "error"
@@ -333,7 +334,7 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
         self.n_ratings_ = len(ratings)
         self.seen_ = Bags.of(ratings.user, ratings.item, ratings.n_users)
         self.preference_ = None
-        if self.lists == "preference":
+        if self.lists == "preference" and not features:  # only features say anything of items without ratings
             reading, solver = Reading.of(ratings, self.mean_, self.std_), usual_solver(ratings)
             self.preference_ = Preference.train(ratings, reading, solver, EPOCHS, self._options(seed))[0]
         self._train(ratings, settings, seed, None, held, callbacks, features)
