@@ -125,10 +125,7 @@ class _Baseline(Measured, RegressorMixin, BaseEstimator):
 
     def _read(self, X: Any, y: Any, titles: Any = None, training: bool = False) -> tuple[Ratings, int]:
         check_choice("unknown", self.unknown, UNKNOWN)
-        implicit = check_choice("feedback", getattr(self, "feedback", FEEDBACK[0]), FEEDBACK) == FEEDBACK[1]
-        if implicit and y is None and not isinstance(X, Ratings):
-            X = self.inputs._read(X, False, training)[0].drop_duplicates()
-            y = np.ones(len(X))
+        check_choice("feedback", getattr(self, "feedback", FEEDBACK[0]), FEEDBACK)
         return super()._read(X, y, titles, training)
 
     @property
@@ -140,6 +137,11 @@ class _Baseline(Measured, RegressorMixin, BaseEstimator):
     def list_scores(self) -> Scores:
         """Scores that lists are sorted by."""
         return _ByRows(self._list_rows, len(self.items_), self.n_threads)
+
+    def _scores_by(self, by: str | None) -> Scores:
+        if by is not None:
+            raise ValueError(f"by is {by!r}; {type(self).__name__} sorts lists in one way: leave by out")
+        return self.list_scores
 
     def predict(self, X: Any, return_known: bool = False, return_std: bool = False) -> Any:
         """Predict ratings, within the range of the ratings in training.

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-TYPED = {"user", "item", "title", "user_column", "item_column", "rating_column"}
+TYPED = {"user", "item", "title", "user_column", "item_column", "rating_column", "weight_column"}
 """Options whose values occur in files; those of names of files stay as the system gave them."""
 
 
@@ -210,6 +210,13 @@ def _parser() -> argparse.ArgumentParser:
         "--duplicates", default="warn", choices=DUPLICATES,
         help="repeated ratings of an item by a user: the mean (warn: and say how many), the last, or refuse (warn)",
     )  # fmt: skip
+    sub.add_argument(
+        "--implicit", action="store_true",
+        help="rows are events (views, plays, purchases), without a column of ratings; repeated ones are summed",
+    )  # fmt: skip
+    sub.add_argument(
+        "--weight-column", metavar="NAME", help="with --implicit: column of counts, seconds, …; below 0 for a dislike"
+    )
     sub.add_argument("--no-seen", action="store_true", help="do not save the seen items of each user")
 
     sub = command(
@@ -242,6 +249,9 @@ def _parser() -> argparse.ArgumentParser:
     encoding(sub)
     duplicates(sub)
     sub.add_argument("--with-seen", action="store_true", help="also recommend seen items")
+    sub.add_argument(
+        "--by", choices=("preference", "rating"), help="what lists are sorted by (preference, where the model has it)"
+    )
     lists(sub)
 
     sub = command("similar", _similar, "Find the items most similar to an item.")
@@ -279,19 +289,19 @@ def _table(
     table = {}
     for role in needed:
         text = frame[columns[role]]
-        if role == "rating":
+        if role in ("rating", "weight"):
             table[columns[role]] = pd.to_numeric(text, errors="coerce")
             bad, problem = ~np.isfinite(table[columns[role]].to_numpy(dtype=float)), "is not a finite number"
         else:
             bad, problem = (text.str.strip() == "").to_numpy(dtype=bool), "is empty"
         if bad.any():
             value = text.iloc[line := int(bad.argmax())]
-            remedy = _decimal(value) if role == "rating" else "correct or drop such rows"
+            remedy = _decimal(value) if role in ("rating", "weight") else "correct or drop such rows"
             raise _Failure(
                 f"{path}, row {line + 1} (from 1, without the header): {role} {value!r} {problem} "
                 f"({bad.sum():,} of {len(bad):,} rows); {remedy}"
             )
-        if role != "rating":
+        if role not in ("rating", "weight"):
             table[columns[role]] = _known_ids(text, path, recommender, role) if recommender else tables.ids_of(text)
     return pd.DataFrame(table)
 
@@ -397,6 +407,8 @@ def _train(options: argparse.Namespace) -> None:
 
     _check_output(options, ".npz")
     columns = {role: getattr(options, f"{role}_column") for role in COLUMNS}
+    if options.weight_column is not None and not options.implicit:
+        raise _Failure(f"--weight-column is {options.weight_column!r}; it is for events: say --implicit")
     if len(set(columns.values())) < 3:
         raise _Failure(f"--user-column, --item-column and --rating-column are {[*columns.values()]}; they must differ")
     arguments: dict[str, Any] = {} if options.factors is None else {"n_factors": options.factors}
@@ -406,14 +418,17 @@ def _train(options: argparse.Namespace) -> None:
         random_state=options.seed,
         backend=options.backend,
         duplicates=options.duplicates,
+        feedback="implicit" if options.implicit else "explicit",
         verbose=True,
         **columns,
         **arguments,
     )
-    ratings: Any = load_movielens()
+    ratings, weight = load_movielens(), None  # type: Any, Any
     if options.ratings != "movielens":
-        ratings = _table(options.ratings, columns, encoding=options.encoding)
-    ratings = recommender.inputs.ratings(ratings)
+        names = columns | {"weight": options.weight_column}
+        ratings = _table(options.ratings, names, _needed(options.implicit, options.weight_column), options.encoding)
+        weight = ratings[options.weight_column] if options.weight_column is not None else None
+    ratings = recommender.inputs.ratings(ratings, sample_weight=weight)
     if options.factors is not None:
         _check_memory(options.factors, ratings.n_users + ratings.n_items)
     titles = None
@@ -435,10 +450,18 @@ def _train(options: argparse.Namespace) -> None:
     recommender.save(options.output, seen=not options.no_seen)
     last = recommender.history_.iloc[-1]
     _say(
-        f"{recommender.n_ratings_:,} ratings, {len(recommender.users_):,} users, {len(recommender.items_):,} items; "
+        f"{recommender.n_ratings_:,} {'pairs' if options.implicit else 'ratings'}, {len(recommender.users_):,} users, "
+        f"{len(recommender.items_):,} items; "
         f"{(n := len(recommender.history_))} epoch{'s' * (n > 1)} in {recommender.history_.seconds.sum():.1f} s, "
         f"training rmse {last.train_mse**0.5:.4f}; saved to {options.output}"
     )
+
+
+def _needed(implicit: bool, weight: str | None = None) -> tuple[str, ...]:
+    """Return the columns of a table of ratings, or of events."""
+    if not implicit:
+        return ("user", "item", "rating")
+    return ("user", "item") if weight is None else ("user", "item", "weight")
 
 
 def _check_memory(factors: int, rows: int) -> None:
@@ -458,7 +481,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     recommender.duplicates = options.duplicates or recommender.duplicates
     if recommender.seen_ is None and not options.with_seen:
         _say("the model was saved without seen items: lists may hold items of training")
-    frame = _table(options.ratings, _names(recommender), encoding=options.encoding, recommender=recommender)
+    needed = _needed(recommender.feedback_ == "implicit")
+    frame = _table(options.ratings, _names(recommender), needed, options.encoding, recommender)
     if options.k > (most := max(1000, len(recommender.items_))):  # each user has a list of this length
         raise _Failure(
             f"-k is {options.k:,}; it must be at most {most:,} for a model of {len(recommender.items_):,} items"
@@ -473,7 +497,7 @@ def _recommend(options: argparse.Namespace) -> None:
     recommender = _load(options.model)
     recommender.duplicates = options.duplicates or recommender.duplicates
     options.n = min(options.n, len(recommender.items_))
-    choice: dict[str, Any] = {"exclude_seen": not options.with_seen}
+    choice: dict[str, Any] = {"exclude_seen": not options.with_seen, "by": options.by}
     for name in ("candidates", "exclude"):
         if path := getattr(options, name):
             needed = ("item",) if options.new else ("user", "item")
@@ -488,7 +512,8 @@ def _recommend(options: argparse.Namespace) -> None:
         return None
     if options.new:
         names = _names(recommender)
-        table = _table(options.new, names, ("item", "rating"), options.encoding, recommender)
+        own = _needed(recommender.feedback_ == "implicit")[1:]
+        table = _table(options.new, names, own, options.encoding, recommender)
         new: Any = "new"
         if recommender.users_.ids.dtype != object:
             new = next(tables.unused_integers(recommender.users_))

@@ -42,7 +42,7 @@ def test_most_popular_by_hand():
 def test_most_popular_of_events_counts_no_dislikes():
     model = MostPopular(feedback="implicit").fit(PAIRS)
     assert model.predict([[1, 10], [4, 20], [1, 99]]).tolist() == [3 / 4, 2 / 4, 0]
-    disliked = MostPopular(feedback="implicit").fit(PAIRS, np.where(ROWS.movieId == 10, 0.0, 1.0))
+    disliked = MostPopular().fit(Ratings.from_events(ROWS.assign(n=np.where(ROWS.movieId == 10, -1, 1)), weight="n"))
     assert disliked.recommend(9, 4).movieId.tolist() == [20, 30, 40, 10]
 
 
@@ -98,7 +98,8 @@ def test_item_knn_keeps_the_most_similar_neighbors():
 
 
 def test_item_knn_of_events_has_weights_and_dislikes():
-    ratings = Ratings([0, 0, 1, 1, 2], [0, 1, 0, 1, 0], [1, 1, 1, 0, 1.0], weight=[1, 2, 1, 3, 1.0])
+    frame = pd.DataFrame({"userId": [0, 0, 1, 1, 2], "movieId": [0, 1, 0, 1, 0], "n": [1, 2, 1, -3, 1]})
+    ratings = Ratings.from_events(frame, weight="n")
     model = ItemKNN(shrinkage=0, feedback="implicit").fit(ratings)
     # x of item 0: (1, 1, 1); of item 1: (2, -3, 0).
     assert model.similar_items(0, 1).score[0] == pytest.approx(-1 / math.sqrt(3 * 13), rel=1e-6)

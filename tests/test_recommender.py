@@ -47,7 +47,8 @@ def table(n_users=12, n_items=15, share=0.5, seed=0, text=False) -> pd.DataFrame
 
 
 def quick(**arguments) -> Recommender:
-    return Recommender(**{"n_factors": 3, "epochs": 15, **arguments})
+    """A small recommender, whose lists are by the ratings that it predicts; those by preference: test_preference."""
+    return Recommender(**{"n_factors": 3, "epochs": 15, "lists": "rating", **arguments})
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from minicf import checking, explain, metrics
 from minicf.backends.base import Program
 from minicf.models import Score, Weights
 from minicf.ops import Array
+from minicf.recommender.preference import Preference
 from minicf.solvers import Posterior
 
 
@@ -315,6 +316,10 @@ def recommended(frame: pd.DataFrame, path: Path) -> minicf.Recommender:
     assert_type(recommender.r_hat_, pd.DataFrame)
     assert_type(recommender.solver_, minicf.Solver)
     assert_type(recommender.posterior_, Posterior | None)
+    assert_type(recommender.preference_, Preference | None)
+    assert_type(recommender.score_kind_, str)
+    assert_type(recommender.explain("ann", "x"), pd.DataFrame)
+    assert_type(recommender.recommend(["ann"], by="rating"), pd.DataFrame)
     assert_type(recommender.rating_range_, tuple[float, float])
     assert_type((recommender.mean_, recommender.std_, recommender.deviation_), tuple[float, float, float])
     assert_type(recommender.vocabulary("user"), minicf.Vocabulary)

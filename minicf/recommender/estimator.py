@@ -23,10 +23,11 @@ from minicf.optim import SGD, Optimizer
 from minicf.recommender import files
 from minicf.recommender.conditioning import Conditioning, check_later, conditioned, unlike
 from minicf.recommender.described import described
-from minicf.recommender.fold_in import FoldIn, Rows, usable_ratings
+from minicf.recommender.fold_in import FoldIn, Rows, Usable, usable_ratings
 from minicf.recommender.growth import Growth, unseen
 from minicf.recommender.inputs import SIDES, of_side, opposite, warn, warn_of_values
 from minicf.recommender.measured import Measured
+from minicf.recommender.preference import EPOCHS, Preference, Reading, of_events, usual_solver
 from minicf.recommender.settings import Settings, seed_of, takes_gibbs
 from minicf.recommender.snapshots import Interrupted, reading, writing
 from minicf.recommender.training import moments, r_hat_table, sample, suits_chains, train
@@ -94,12 +95,20 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
         Policy for unknown ids (without a rating in training, and without features), in every method. "bias": an unknown
         user is scored as the mean user, an unknown item as the mean item. "nan": no score, and no list. "raise": an
         `UnknownIdError`. Methods that return tables flag unknown ids in a column ``known``.
+    feedback : "explicit" or "implicit"
+        Ratings, or events: views, plays, purchases, without a column of ratings. A table of `Ratings.from_events` is
+        taken for events by itself. Of events `ALS` trains a `Dot`, and `predict` and `recommend` give the same score,
+        that of a preference; `n_factors`, `epochs` (passes), `regularization` and ``solver=ALS(...)`` are its settings.
+    lists : "preference" or "rating"
+        What `recommend` sorts by. "preference": `fit` also trains a model of what users take and like, (L1) of
+        `minicf.recommender.preference`, on the same table; `predict` answers with ratings. "rating": no such model; nor
+        with features, which alone say something of items without ratings.
     user, item, rating : str
         Columns of a frame.
     duplicates : "warn", "mean", "last" or "error"
         Policy for repeated ratings of an item by a user, wherever a table of ratings is read: take their "mean"
         ("warn": and warn of their number, as they may be an error in the data, or a log, where the mean is right or
-        the "last" is), take the last row, or refuse them.
+        the "last" is), take the last row, or refuse them. Repeated events are summed.
     n_threads : int, optional
         The largest number of threads; by default NUMBA_NUM_THREADS, OMP_NUM_THREADS or the number of cores.
     verbose : bool
@@ -131,6 +140,12 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
         Mean and standard deviation of the ratings, weighted if they have weights.
     unit_ : float
         Unit of the ratings in training: `std_` with the default optimizers of dot products, otherwise 1.
+    feedback_ : "explicit" or "implicit"
+        What training was of.
+    score_kind_ : "stars" or "preference"
+        What `predict` gives: ratings, or, of events, the scores of lists, see `recommend`.
+    preference_ : Preference or None
+        The model that lists are made by. Of events, it has the arrays of `weights_`.
     seen_ : Bags or None
         The seen items of each user: those with a rating in training.
     n_ratings_ : int
@@ -174,6 +189,8 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
         backend: str = "auto",
         random_state: Any = 0,
         unknown: str = "bias",
+        feedback: str = "explicit",
+        lists: str = "preference",
         user: str = "userId",
         item: str = "movieId",
         rating: str = "rating",
@@ -198,6 +215,8 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
         self.backend = backend
         self.random_state = random_state
         self.unknown = unknown
+        self.feedback = feedback
+        self.lists = lists
         self.user = user
         self.item = item
         self.rating = rating
@@ -214,6 +233,11 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "weights_")
+
+    @property
+    def score_kind_(self) -> str:
+        check_is_fitted(self)
+        return "preference" if self._implicit else "stars"
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
@@ -235,20 +259,22 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
         item_features: Any = None,
         user_features: Any = None,
     ) -> Recommender:
-        """Train on a table of ratings, from the beginning.
+        """Train on a table of ratings, or of events, from the beginning.
 
         Parameters
         ----------
         X : DataFrame, Ratings, or array of shape (n, 2)
             A frame (pandas, or any that narwhals reads) with the columns `user` and `item`, and `rating` if there is
-            no `y`; or user ids and item ids side by side. Ids are integers or text.
+            no `y`; or user ids and item ids side by side. Ids are integers or text. Of events, no ratings; a row for
+            each, repeated ones are summed.
         y : array of shape (n,), optional
-            The ratings; needed with an array.
+            The ratings; needed with an array, refused with events.
         titles : mapping or Series from item id to text, optional
             By default those of X, if it is `Ratings`.
         sample_weight : array of shape (n,), optional
             A weight of at least 0 for each rating in the loss, in `mean_` and in `std_`; by default those of X, if it
-            is `Ratings`. A row of weight 0 is left out. Their mean acts on the learning rate: let it be near 1.
+            is `Ratings`. A row of weight 0 is left out. Their mean acts on the learning rate: let it be near 1. Of
+            events: counts, seconds, revenue, below 0 for a dislike; they act by their logarithm, (L2).
         valid : DataFrame, Ratings or tuple (X, y), optional
             Predicted after each epoch, for `history_`, and for `early_stopping` in place of a `validation_fraction`.
             Rows with unknown ids are left out, with a warning, or raise if ``unknown="raise"``; weights do not count.
@@ -281,10 +307,14 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
             callbacks = list(callbacks)
         arguments, frames = self.get_params(deep=False), {"user": user_features, "item": item_features}
         Settings.of(arguments)
+        self.feedback_ = "implicit" if getattr(X, "implicit", False) else self.feedback
         ratings, self.n_features_in_ = self.inputs.training(X, y, titles, sample_weight)
         self.rating_range_ = float(ratings.rating.min()), float(ratings.rating.max())
         if titles is None and isinstance(X, Ratings) and X.titles is not None:
             titles = pd.Series(X.titles, X.items.ids)
+        if self._implicit:
+            given = {"valid": valid, "item_features": item_features, "user_features": user_features}
+            return self._fit_events(ratings, {name: x is not None for name, x in given.items()}, callbacks)
         ratings, features = described(ratings, frames, self.inputs, titles)
         inside = warn_of_values(ratings)
         asked = {
@@ -303,8 +333,30 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
         held = None if valid is None else self.inputs.validation(valid)
         self.n_ratings_ = len(ratings)
         self.seen_ = Bags.of(ratings.user, ratings.item, ratings.n_users)
+        self.preference_ = None
+        if self.lists == "preference" and not features:  # only features say anything of items without ratings
+            reading, solver = Reading.of(ratings, self.mean_, self.std_), usual_solver(ratings)
+            self.preference_ = Preference.train(ratings, reading, solver, EPOCHS, self._options(seed))[0]
         self._train(ratings, settings, seed, None, held, callbacks, features)
         return self
+
+    def _fit_events(self, ratings: Ratings, asked: Mapping[str, bool], callbacks: Iterable[Any]) -> Recommender:
+        """Train on events; `asked` are arguments that only ratings have."""
+        solver, k, epochs = of_events(self.get_params(deep=False), ratings, asked)
+        options = self._options(seed_of(self.random_state)) | {"verbose": self.verbose}
+        self.preference_, self.history_ = Preference.train(
+            ratings, Reading.of(ratings, 0.0, 1.0), solver, epochs, options, k, callbacks=callbacks
+        )
+        self.users_, self.items_, self.titles_ = ratings.users, ratings.items, ratings.titles
+        self.seen_, self.n_ratings_ = Bags.of(ratings.user, ratings.item, ratings.n_users), len(ratings)
+        self.rating_range_ = float(ratings.rating.min()), float(ratings.rating.max())
+        self.mean_, self.std_ = moments(ratings)
+        self.unit_, self.described_, self.posterior_, self.solver_ = 1.0, False, None, solver
+        self.model_, self.weights_, self._cache = self.preference_.model, self.preference_.weights, {}
+        return self
+
+    def _options(self, seed: int) -> dict[str, Any]:
+        return {"backend": self.backend, "seed": seed, "n_threads": self.n_threads, "verbose": False}
 
     @writing
     def partial_fit(
@@ -353,12 +405,14 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
             known[side] = inputs.vocabulary(side).index(vocabulary.ids, missing=-1)[index]
         solved: dict[str, Rows] = {}
         for side in (
-            SIDES if not sampled else ()
+            SIDES if not sampled and not self._implicit else ()
         ):  # both with the tables of before: neither depends on the new rows of the other
             vocabulary, index = of_side(new, side)
             other = known[opposite(side)]
             where = np.flatnonzero((known[side] < 0) & (other >= 0))
             solved[side] = self._solver().rows(side, vocabulary.ids[index[where]], other[where], new.rating[where])
+        if self._implicit and self.preference_ is not None:
+            self.preference_.check_later(epochs)
         growth = self._grow({"user": new.users.ids, "item": new.items.ids}, solved)
         self.titles_ = growth.titles(self.titles_, new.items, new.titles)
         user, item = self.users_.index(new.users.ids)[new.user], self.items_.index(new.items.ids)[new.item]
@@ -377,8 +431,14 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
             user.astype(np.int32), item.astype(np.int32), new.rating, None, self.users_, self.items_, None, None,
             new.weight, new.implicit,
         )  # fmt: skip
+        if self.preference_ is not None:
+            options, own = self._options(seed_of(self.random_state)), callbacks if self._implicit else ()
+            self._set_preference(self.preference_.later(growth, joined, known, options, own))
         low, high = self.rating_range_
         self.rating_range_ = min(low, float(new.rating.min())), max(high, float(new.rating.max()))
+        if self._implicit:
+            self.n_ratings_ = len(self.preference_.pairs.index)  # type: ignore[union-attr]
+            return self
         self.n_ratings_ = len(new) if whole else self.n_ratings_ + len(new)
         if whole and not self.described_:
             going_on = replace(settings, solver=self.solver_)
@@ -387,6 +447,11 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
             later = settings.later(LATER_RATE, LATER_EPOCHS if epochs is None else check_int("epochs", epochs, 1))
             self._train(joined, later, seed_of(self.random_state), self.weights_, callbacks=callbacks)
         return self
+
+    def _set_preference(self, preference: Preference | None) -> None:
+        self.preference_, self._cache = preference, {}
+        if self._implicit and preference is not None:
+            self.weights_ = preference.weights
 
     def _train(
         self,
@@ -452,14 +517,15 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
 
     @writing
     def fold_in(self, ratings: Any, id: Any = None, side: str = "user") -> pd.DataFrame:
-        """Add a new user, or item, from a few ratings, without training.
+        """Add a new user, or item, from a few ratings or events, without training.
 
         Parameters
         ----------
-        ratings : mapping, Series or DataFrame
+        ratings : mapping, Series or DataFrame; of events also a list
             The other side's id -> rating, for the one new `id`; or, without `id`, a frame with the columns `user`,
             `item` and `rating` of any number of new ids. Ratings with unknown ids of the other side are left out, or
-            raise if ``unknown="raise"``.
+            raise if ``unknown="raise"``. Of events a list of the other side's ids, ``fold_in(["a", "b"], id="new")``,
+            a mapping from them to weights, or a frame without ratings.
         id : int or str, optional
         side : "user" or "item"
             Side of the new ids.
@@ -478,12 +544,14 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
         Notes
         -----
         Equations (G1) and (G3) of `minicf.recommender.fold_in`: ridge regression on the ratings, with a prior made of
-        the weight decay of training and of the distribution of the rows of this side.
+        the weight decay of training and of the distribution of the rows of this side. The row of lists, and of events
+        all there is, is the exact solution (A6) of `minicf.solvers.als`.
         """
-        solved, across = self._solved(ratings, id, side, known=False)
+        solved, liked, across = self._solved(ratings, id, side, known=False)
         growth = self._grow({side: solved[0]}, {side: solved})
         self.titles_ = growth.titles(self.titles_)
         self.seen_ = growth.seen(self.seen_, *self._pairs(side, across))
+        self._join(growth, side, liked, across)
         return self._lists.factors(self.weights_, side, self.vocabulary(side).index(solved[0]))
 
     @writing
@@ -510,30 +578,43 @@ class Recommender(Measured, RegressorMixin, BaseEstimator):
         `seen_` has the given ratings in place of the earlier ones; `n_ratings_` and `rating_range_` stay those of
         training. `partial_fit` instead adds ratings to those that a row was made from, and moves other rows too.
         """
-        solved, across = self._solved(ratings, id, side, known=True)
+        solved, liked, across = self._solved(ratings, id, side, known=True)
         growth = self._grow({}, {side: solved})
+        rows = self.vocabulary(side).index(solved[0])
         if self.seen_ is not None:
-            self.seen_ = growth.seen(
-                unseen(self.seen_, side, self.vocabulary(side).index(solved[0])), *self._pairs(side, across)
-            )
+            self.seen_ = growth.seen(unseen(self.seen_, side, rows), *self._pairs(side, across))
+        self._join(growth, side, liked, across, rows)
         return self._lists.factors(self.weights_, side, self.vocabulary(side).index(solved[0]))
 
-    def _solved(self, ratings: Any, id: Any, side: str, known: bool) -> tuple[Rows, tuple[np.ndarray, np.ndarray]]:
-        """Return the ids and rows of `FoldIn.rows`, and for each usable rating its id and the row on the other side."""
+    def _solved(self, ratings: Any, id: Any, side: str, known: bool) -> tuple[Rows, Rows | None, Usable]:
+        """Return the ids and rows of `FoldIn.rows`, those of `Preference.rows`, and the usable ratings."""
         check_is_fitted(self)
         self.vocabulary(side)
         inputs = self.inputs
         new = inputs.ratings_of_new(ratings, id, side)
-        ids, across, rating = usable_ratings(inputs, new, side, known)
+        usable = usable_ratings(inputs, new, side, known)
+        liked = None if self.preference_ is None else self.preference_.rows(side, *usable)
+        if self._implicit and liked is not None:
+            return liked, liked, usable
         lowest, highest = float(new.rating.min()), float(new.rating.max())
         low, high = self.rating_range_
         if lowest < low or highest > high:
             warn(f"ratings are {lowest:g} … {highest:g}; they must be on the scale of training, {low:g} … {high:g}")
-        return self._solver().rows(side, ids, across, rating), (ids, across)
+        return self._solver().rows(side, *usable[:3]), liked, usable
 
-    def _pairs(self, side: str, ratings: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _join(
+        self, growth: Growth, side: str, liked: Rows | None, usable: Usable, replaced: np.ndarray | None = None
+    ) -> None:
+        """Put solved rows and their ratings into the model of lists."""
+        if self.preference_ is not None and liked is not None:
+            gone = None if replaced is None else (side, replaced)
+            pairs = self._pairs(side, usable)
+            joined = self.preference_.joined(growth, {side: liked}, *pairs, usable.rating, usable.weight, gone)
+            self._set_preference(joined)
+
+    def _pairs(self, side: str, ratings: Usable) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of user and item of ratings, given by the ids of a side and the rows of the other."""
-        own, across = self.vocabulary(side).index(ratings[0]), ratings[1]
+        own, across = self.vocabulary(side).index(ratings.ids), ratings.other
         return (own, across) if side == "user" else (across, own)
 
     def _solver(self) -> FoldIn | Conditioning:

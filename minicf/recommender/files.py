@@ -7,6 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,14 +15,16 @@ import numpy as np
 import pandas as pd
 
 from minicf import __version__, files, registry
-from minicf.arguments import check_bool, check_int
+from minicf.arguments import check_bool, check_choice, check_int
 from minicf.data import Bags, Vocabulary
-from minicf.models import DotBias, Model
+from minicf.models import Dot, DotBias, Model
 from minicf.optim import Optimizer
 from minicf.recommender.inputs import SIDES
-from minicf.recommender.settings import Settings
+from minicf.recommender.preference import Preference, Reading
+from minicf.recommender.settings import FEEDBACK, Settings
 from minicf.schedules import Schedule
-from minicf.solvers import Posterior, Solver
+from minicf.solvers import ALS, Posterior, Solver
+from minicf.solvers.als import Pairs
 
 if TYPE_CHECKING:
     from minicf.recommender.estimator import Recommender
@@ -56,6 +59,8 @@ def write(path: str | os.PathLike[str], recommender: Recommender, seen: bool, sa
         "solver": registry.to_config(recommender.solver_),
         "posterior": None,
         "described": recommender.described_,
+        "feedback": recommender.feedback_,
+        "preference": None,
         "versions": versions(),
     }
     arrays = {f"weights.{name}": w for name, w in recommender.weights_.items()}
@@ -75,6 +80,15 @@ def write(path: str | os.PathLike[str], recommender: Recommender, seen: bool, sa
         for side in SIDES:
             arrays |= {f"samples.{side}": posterior.samples[side], f"samples.{side}_noise": posterior.noise[side]}
         arrays["samples.alpha"] = posterior.alpha
+    preference = recommender.preference_
+    if preference is not None:
+        header["preference"] = {"solver": registry.to_config(preference.solver), **asdict(preference.reading)}
+        if recommender.feedback_ == "explicit":  # of events they are the weights
+            arrays |= {f"preference.{name}": w for name, w in preference.weights.items()}
+        if seen and preference.pairs is not None:  # whose items are the seen ones
+            arrays["preference_pairs.value"] = preference.pairs.target
+            if preference.pairs.weight is not None:
+                arrays["preference_pairs.weight"] = preference.pairs.weight
     files.write(path, KIND, header, arrays)
 
 
@@ -144,14 +158,18 @@ def _attributes(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
     _finite(history["train_mse"].iloc[-1])
     weights = _weights(files.section(arrays, "weights"), model, len(users), len(items))
     sampled = header.get("posterior")
+    seen = _seen(arrays, len(users), len(items)) if header["seen"] else None
+    feedback = check_choice("feedback", header.get("feedback", FEEDBACK[0]), FEEDBACK)
     return {
+        "feedback_": feedback,
+        "preference_": _preference(header, arrays, weights if feedback == "implicit" else None, users, items, seen),
         "posterior_": None if sampled is None else _posterior(sampled, arrays, model, len(users), len(items)),
         "users_": users,
         "items_": items,
         "titles_": _titles(arrays, len(items)) if header["titles"] else None,
         "model_": model,
         "weights_": weights,
-        "seen_": _seen(arrays, len(users), len(items)) if header["seen"] else None,
+        "seen_": seen,
         "mean_": mean,
         "std_": std,
         "unit_": unit,
@@ -214,6 +232,41 @@ def _posterior(
         raise ValueError(f"samples have {dict(header)}; biases must be true or false, scale positive, low at most high")
     mean, scale, low, high = (numbers[name] for name in ("mean", "scale", "low", "high"))
     return Posterior(samples, noise, alpha, header["biases"], mean, scale, low, high)
+
+
+def _preference(
+    header: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    weights: dict[str, np.ndarray] | None,
+    users: Vocabulary,
+    items: Vocabulary,
+    seen: Bags | None,
+) -> Preference | None:
+    """Return the model of lists, whose `weights` are given for events; files of before there was one have none."""
+    found = header.get("preference")
+    if found is None:
+        if weights is not None:
+            raise ValueError("feedback is 'implicit', without a model of preferences; there must be one")
+        return None
+    solver = registry.from_config(found["solver"], ALS, "solver")
+    reading = Reading(check_bool("stars", found["stars"]), _finite(found["center"]), _finite(found["scale"]))
+    if reading.scale <= 0 or reading.stars != (weights is None):
+        raise ValueError(f"preference is read by {reading}; the scale must be above 0, and stars be of ratings alone")
+    if weights is None:
+        own = files.section(arrays, "preference")
+        k = own["user_factors"].shape[-1]
+        weights = _weights(own, Dot(k), len(users), len(items))
+    pairs = None
+    if seen is not None and "preference_pairs.value" in arrays:
+        own = files.section(arrays, "preference_pairs")
+        for name, values in own.items():
+            if values.dtype != np.float32 or values.shape != seen.index.shape or not np.isfinite(values).all():
+                raise ValueError(f"preference has {name} of {values.dtype}, not one finite float32 for each seen item")
+        weight = own.get("weight")
+        if weight is not None and (weight < 0).any():
+            raise ValueError("preference has weights below 0")
+        pairs = Pairs(seen.start, seen.index, own["value"], weight)
+    return Preference(solver, reading, weights, pairs)
 
 
 def _titles(arrays: Mapping[str, np.ndarray], n_items: int) -> np.ndarray:

@@ -137,18 +137,21 @@ class FoldIn:
         return np.concatenate(values)
 
 
-def usable_ratings(
-    inputs: Inputs, ratings: Ratings, side: str, known: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the ratings of new ids, or of `known` ones, that are with known ids of the other side.
+class Usable(NamedTuple):
+    """Hold ratings of some ids of a side, of which the other side's are known."""
 
-    Returns
-    -------
-    ids : array, shape (n,)
-        The id of each rating.
-    other : array of int, shape (n,)
-        The row on the other side.
-    rating : array of float32, shape (n,)
+    ids: np.ndarray
+    """(n,) the id of each rating."""
+    other: np.ndarray
+    """(n,) int, the row on the other side."""
+    rating: np.ndarray
+    """(n,) float32"""
+    weight: np.ndarray | None
+    """(n,) float32; None for 1 each."""
+
+
+def usable_ratings(inputs: Inputs, ratings: Ratings, side: str, known: bool) -> Usable:
+    """Return the ratings of new ids, or of `known` ones, that are with known ids of the other side.
 
     Raises
     ------
@@ -168,7 +171,8 @@ def usable_ratings(
     if without.size:
         first = shown(vocabulary.ids[without[0]])
         raise ValueError(f"{side} {first} has no rating with a known {inputs.column(other)}; it must have one")
-    return vocabulary.ids[index[usable]], at[usable], ratings.rating[usable]
+    weight = None if ratings.weight is None else ratings.weight[usable]
+    return Usable(vocabulary.ids[index[usable]], at[usable], ratings.rating[usable], weight)
 
 
 def width(table: np.ndarray) -> int:

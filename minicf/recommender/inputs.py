@@ -40,6 +40,8 @@ class Inputs:
         Columns of X in training; None before training.
     estimator : str
         The name that errors of scikit-learn show.
+    implicit : bool
+        Whether tables are of events, without ratings.
     """
 
     user: str
@@ -51,6 +53,7 @@ class Inputs:
     items: Vocabulary | None = None
     n_features: int | None = None
     estimator: str = "Recommender"
+    implicit: bool = False
 
     # --- tables ------------------------------------------------------------------------------------------------
 
@@ -134,6 +137,8 @@ class Inputs:
         ValueError
             Missing columns, or values that `Ratings.from_frame` refuses.
         """
+        if self.implicit:
+            return self._events_of_new(ratings, id, side)
         if id is None:
             frame = self.frame(ratings, rated=True)
         else:
@@ -153,6 +158,50 @@ class Inputs:
             )
         return self._from_frame(frame.infer_objects())
 
+    def _events_of_new(self, events: Any, id: Any, side: str) -> Ratings:
+        """Read events of one new id, a list of ids of the other side or a mapping to weights, or a frame of several."""
+        own, other = self.column(side), self.column(opposite(side))
+        if (hasattr(events, "columns") and id is None) or isinstance(events, Ratings):
+            return self._events(events, None, None, False)[0]
+        if id is None:
+            raise ValueError(
+                f"ratings is a {type(events).__name__} and id is missing; say whose events these are, id=..., or give "
+                f"a frame with the columns {own!r} and {other!r}"
+            )
+        weight = None
+        if isinstance(events, Mapping | pd.Series) and not (isinstance(events, pd.Series) and other == events.name):
+            given = list(events.items())
+            events, weight = [pair[0] for pair in given], np.array([pair[1] for pair in given])
+        elif hasattr(events, "columns"):
+            events = _columns(events, [other], "ratings")[other]
+        others = as_ids(events)
+        frame = pd.DataFrame({own: pd.Series([id] * len(others)), other: others.to_numpy()}).infer_objects()
+        return self._events(frame, None, weight, False)[0]
+
+    def _events(self, X: Any, titles: Any, weight: Any, training: bool) -> tuple[Ratings, int]:
+        """Read events; a table of ratings says who took what, whatever the stars."""
+        if isinstance(X, Ratings) and titles is None and weight is None:
+            if not X.implicit:
+                X = Ratings._trusted(
+                    X.user, X.item, np.ones(len(X), np.float32), X.timestamp, X.users, X.items, X.titles, X.genres,
+                    X.weight, True,
+                )  # fmt: skip
+            return rated_only(X if X.weight is None else X.take(_weighing(X.weight))), 2
+        frame, n_features = self._read(X, False, training)
+        if isinstance(X, Ratings):
+            if titles is None and X.titles is not None:
+                titles = pd.Series(X.titles, index=X.items.ids)
+            if weight is None:
+                weight = np.ones(len(X)) if X.weight is None else X.weight
+                weight = weight * (2.0 * X.rating - 1.0) if X.implicit else weight
+        name = None
+        if weight is not None:
+            name = "sample_weight"
+            while name in frame.columns:
+                name += "_"
+            frame = frame.assign(**{name: np.asarray(one_dimensional(weight, "sample_weight", len(frame)))})
+        return Ratings.from_events(frame, self.user, self.item, name, titles=titles), n_features
+
     def _from_frame(self, frame: pd.DataFrame, titles: Any = None, weight: str | None = None) -> Ratings:
         check_choice("duplicates", self.duplicates, DUPLICATES)
         policy: Any = "mean" if self.duplicates == "warn" else self.duplicates
@@ -167,6 +216,12 @@ class Inputs:
         return ratings
 
     def _ratings(self, X: Any, y: Any, titles: Any, sample_weight: Any, training: bool) -> tuple[Ratings, int]:
+        if self.implicit:
+            if y is not None:
+                raise ValueError(
+                    f"y is given, {plural(len(y), 'number')}, and events have no ratings; give counts as sample_weight"
+                )
+            return self._events(X, titles, sample_weight, training)
         if isinstance(X, Ratings) and y is None and titles is None and sample_weight is None:
             return rated_only(X if X.weight is None else X.take(_weighing(X.weight))), 2
         frame, n_features = self._rated(X, y, training)
@@ -361,8 +416,8 @@ def warn_of_values(ratings: Ratings) -> Ratings:
     if len(values) > 1 and values.min() == values.max():
         warn(
             f"all {len(values):,} ratings are {values[0]:g}: this looks like implicit feedback, which says that a user "
-            "took an item and not how much it was liked; every prediction will be this number. Give ratings that "
-            "differ, such as counts, or other pairs of user and item as 0"
+            "took an item and not how much it was liked; every prediction will be this number. Say "
+            "Recommender(feedback='implicit')"
         )
         return ratings
     median = float(np.median(values))

@@ -32,6 +32,8 @@ class Measured(Queries):
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return R^2 of the predictions, 1 - sum (y - prediction)^2 / sum (y - mean y)^2, for scikit-learn's searches.
 
+        Of events it is the NDCG of lists of 10, see `evaluate`.
+
         Parameters
         ----------
         X : DataFrame, Ratings, or array of shape (n, 2)
@@ -40,6 +42,8 @@ class Measured(Queries):
             By default the ratings of X.
         sample_weight : array of shape (n,), optional
         """
+        if self._implicit:
+            return float(self._quality(X, None, 10, None, True, False)[1]["ndcg"])
         if y is None:
             y = self.inputs.frame(X, rated=True)[self.rating]
         return float(r2_score(np.asarray(y, np.float64), self.predict(X), sample_weight=sample_weight))
@@ -125,7 +129,7 @@ class Measured(Queries):
     def _events(self, test: Any, ratings: Ratings) -> bool:
         """Return whether rows say that a user took an item, and not how much it was liked."""
         said = getattr(test, "implicit", False) or getattr(ratings, "implicit", False)
-        return bool(said) or getattr(self, "feedback", None) == "implicit"
+        return bool(said) or self._implicit
 
     def _read(self, X: Any, y: Any, titles: Any = None, training: bool = False) -> tuple[Ratings, int]:
         """Read a table, as `Inputs.training` does, or that of a test."""

@@ -10,16 +10,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from minicf.arguments import check_bool, check_int, check_unmasked
+from minicf.arguments import check_bool, check_choice, check_int, check_unmasked
 from minicf.data import Bags, Vocabulary
 from minicf.models import Model
 from minicf.recommender.choices import Choice, ItemsOfUsers, known_rows, read
 from minicf.recommender.inputs import SIDES, Inputs, as_ids
 from minicf.recommender.lists import Lists
 from minicf.recommender.neighbors import Neighbors
+from minicf.recommender.preference import Preference
 from minicf.recommender.scores import Scores
 from minicf.recommender.snapshots import Snapshots, reading
 from minicf.solvers import Gibbs, Posterior, Solver
+
+ORDERS = ("preference", "rating")
+"""Of lists."""
 
 
 class Queries(Snapshots):
@@ -46,6 +50,8 @@ class Queries(Snapshots):
     posterior_: Posterior | None
     history_: pd.DataFrame
 
+    preference_: Preference | None = None
+
     _cache: dict[str, Any]
 
     @property
@@ -54,8 +60,13 @@ class Queries(Snapshots):
         return Inputs(
             self.user, self.item, self.rating, self.duplicates, self.unknown,
             getattr(self, "users_", None), getattr(self, "items_", None), getattr(self, "n_features_in_", None),
-            type(self).__name__,
+            type(self).__name__, self._implicit,
         )  # fmt: skip
+
+    @property
+    def _implicit(self) -> bool:
+        """Whether tables are of events."""
+        return getattr(self, "feedback_", getattr(self, "feedback", None)) == "implicit"
 
     @property
     def scores(self) -> Scores:
@@ -69,7 +80,24 @@ class Queries(Snapshots):
     @property
     def list_scores(self) -> Scores:
         """Scores that lists are sorted by."""
-        return self.scores
+        return self._scores_by(None)
+
+    def _scores_by(self, by: str | None) -> Scores:
+        """Return the scores of lists by "preference" or "rating"; of None by the first that is there."""
+        preference = self.preference_
+        if by is not None and check_choice("by", by, ORDERS) == "preference" and preference is None:
+            raise ValueError(
+                "by is 'preference', and this recommender has no model of preferences: fit it with lists='preference'"
+            )
+        if by == "rating" and self._implicit:
+            raise ValueError("by is 'rating'; events have no ratings: leave it out")
+        if by == "rating" or preference is None or preference.weights is self.weights_:
+            return self.scores
+        found: Scores | None = self._cache.get("list_scores")
+        if found is None or (found.backend, found.n_threads) != (self.backend, self.n_threads):
+            found = Scores(preference.model, preference.weights, self.backend, self.n_threads)
+            self._cache["list_scores"] = found
+        return found
 
     def vocabulary(self, side: str) -> Vocabulary:
         """Return the known ids of a side, "user" or "item"."""
@@ -112,7 +140,7 @@ class Queries(Snapshots):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]: ...
     @reading
     def predict(self, X: Any, return_known: bool = False, return_std: bool = False) -> Any:
-        """Predict ratings, within the range of the ratings in training.
+        """Predict ratings, within the range of the ratings in training; of events, scores as `recommend` has them.
 
         Parameters
         ----------
@@ -146,7 +174,7 @@ class Queries(Snapshots):
         frame = inputs.frame(X)
         user, item = (inputs.lookup(side, frame[inputs.column(side)]) for side in SIDES)
         known = (user >= 0) & (item >= 0)
-        scores = self.scores.pairs(user, item).clip(*self.rating_range_)
+        scores = self._within(self.scores.pairs(user, item))
         results = [scores]
         if return_std and self.posterior_ is not None:
             results.append(self.posterior_.predict(user, item)[1].astype(np.float32))
@@ -182,7 +210,10 @@ class Queries(Snapshots):
         if row[0] < 0 and self.unknown == "nan":
             return np.full(len(self.items_), np.nan, np.float32)
         items = np.arange(len(self.items_))
-        return self.scores.pairs(np.repeat(row, len(items)), items).clip(*self.rating_range_)
+        return self._within(self.scores.pairs(np.repeat(row, len(items)), items))
+
+    def _within(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        return scores if self._implicit else scores.clip(*self.rating_range_)
 
     @reading
     def recommend(
@@ -193,6 +224,7 @@ class Queries(Snapshots):
         candidates: Any = None,
         filter: Callable[[pd.DataFrame], Any] | None = None,
         exclude: Any = None,
+        by: str | None = None,
     ) -> pd.DataFrame:
         """Recommend the best items to each user.
 
@@ -211,13 +243,21 @@ class Queries(Snapshots):
             per row: whether the item may be recommended.
         exclude : optional
             Leave out these items, given as `candidates` are.
+        by : "preference" or "rating", optional
+            What lists are sorted by: by default the preference, what the user would take next and like, where the
+            recommender has a model of it (see `lists` of the constructor), else the predicted rating.
 
         Returns
         -------
         DataFrame
-            Columns: the user id, ``rank`` from 1, the item id, ``title`` if titles are known, ``score`` (the
-            predicted rating that the list is sorted by, not cut to the range of the ratings) and ``known`` (False for
-            an unknown user, who gets the list of the mean user). n rows per user, or fewer if fewer items are left.
+            Columns: the user id, ``rank`` from 1, the item id, ``title`` if titles are known, ``score`` and ``known``
+            (False for an unknown user, who gets the list of the mean user). n rows per user, or fewer if fewer items
+            are left.
+
+            ``score`` is what the list is sorted by. Of a preference, a number that is near 1 for items that the user
+            has, and 0 for those that are far from these: no rating and no probability, to be compared for one user
+            (`explain` divides it among the user's items). By rating, the predicted rating, not cut to the range of the
+            ratings.
 
         Notes
         -----
@@ -227,7 +267,7 @@ class Queries(Snapshots):
         check_is_fitted(self)
         n = check_int("n", n, 1)
         ids, rows = self.inputs.asked("user", users)
-        return self._recommended(ids, rows, n, self._choice(exclude_seen, candidates, filter, exclude))
+        return self._recommended(ids, rows, n, self._choice(exclude_seen, candidates, filter, exclude), by)
 
     @reading
     def recommend_all(
@@ -238,6 +278,7 @@ class Queries(Snapshots):
         candidates: Any = None,
         filter: Callable[[pd.DataFrame], Any] | None = None,
         exclude: Any = None,
+        by: str | None = None,
     ) -> Iterator[pd.DataFrame]:
         """Recommend to all users, as a stream of the frames of `recommend` for `block` users each."""
         check_is_fitted(self)
@@ -245,7 +286,7 @@ class Queries(Snapshots):
         choice = self._choice(exclude_seen, candidates, filter, exclude)
         for lo in range(0, len(self.users_), block):
             ids = pd.Series(self.users_.ids[lo : lo + block])
-            yield self._recommended(ids, np.arange(lo, lo + len(ids)), n, choice)
+            yield self._recommended(ids, np.arange(lo, lo + len(ids)), n, choice, by)
 
     def _choice(self, exclude_seen: bool, candidates: Any, filter: Any, exclude: Any) -> Choice:
         inputs, n_items = self.inputs, len(self.items_)
@@ -263,10 +304,52 @@ class Queries(Snapshots):
             items = np.setdiff1d(np.arange(n_items) if items is None else items, gone)
         return Choice(items, own, gone if isinstance(gone, ItemsOfUsers) else None, seen)
 
-    def _recommended(self, ids: pd.Series, rows: np.ndarray, n: int, choice: Choice) -> pd.DataFrame:
-        item, score = choice.best(self.list_scores, ids, rows, n, len(self.items_))
+    def _recommended(
+        self, ids: pd.Series, rows: np.ndarray, n: int, choice: Choice, by: str | None = None
+    ) -> pd.DataFrame:
+        item, score = choice.best(
+            self.list_scores if by is None else self._scores_by(by), ids, rows, n, len(self.items_)
+        )
         place = np.nonzero(item >= 0)
         return self._lists.ranked(("user", ids, rows >= 0), "item", item[place], score[place], place)
+
+    @reading
+    def explain(self, user: Any, item: Any) -> pd.DataFrame:
+        """Divide the score of an item in a user's list among the items that the user has: "because you took …".
+
+        Parameters
+        ----------
+        user, item : id
+            Known ones. The item may be one that the user has.
+
+        Returns
+        -------
+        DataFrame
+            The user's items, the largest part first. Columns: the item id, ``title`` if titles are known, the rating
+            that the user gave (of events ``weight``, below 0 for a dislike), and ``score``, the part of it. The parts
+            sum to the ``score`` of `recommend`, up to rounding, as a score is linear in what the user has: (A8) of
+            `minicf.solvers.als`. Items that `fold_in` or `recalculate` changed later change the parts a little, and
+            the user's row not.
+
+        Raises
+        ------
+        UnknownIdError
+        ValueError
+            There is no model of preferences, or it was saved without seen items.
+        """
+        check_is_fitted(self)
+        rows = [int(self.vocabulary(side).index(as_ids(id))[0]) for side, id in (("user", user), ("item", item))]
+        if self.preference_ is None:
+            raise ValueError("this recommender has no model of preferences to explain; fit it with lists='preference'")
+        if self.preference_.pairs is None:
+            raise ValueError(
+                "this recommender was saved without seen items, which explain needs; save it with seen=True"
+            )
+        items, value, part = self.preference_.parts(*rows)
+        table = pd.DataFrame(
+            {**self._lists.named("item", items), "weight" if self._implicit else self.rating: value, "score": part}
+        )
+        return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
     # --- similar -----------------------------------------------------------------------------------------------
 

@@ -77,6 +77,9 @@ SCHEDULES: dict[str, Schedule] = {
 SAMPLING = ("auto", "numba", "numpy")
 """Backends with which "auto" may take Gibbs sampling: `gibbs_seconds` knows nothing of a GPU."""
 
+FEEDBACK, LISTS = ("explicit", "implicit"), ("preference", "rating")
+"""Of the constructor's arguments `feedback` and `lists`."""
+
 SOLVERS = ("auto", "sgd", "adam", "gibbs")
 FACTORS, GIBBS_FACTORS = 128, 7
 """By default, of gradient descent and of Gibbs sampling."""
@@ -139,6 +142,8 @@ class Settings:
         check_choice("unknown", arguments["unknown"], UNKNOWN)
         check_choice("duplicates", arguments["duplicates"], DUPLICATES)
         check_choice("backend", arguments["backend"], ("auto", *backends.NAMES))
+        check_choice("feedback", arguments["feedback"], FEEDBACK)
+        check_choice("lists", arguments["lists"], LISTS)
         columns = [arguments[role] for role in ("user", "item", "rating")]
         if not all(isinstance(name, str) for name in columns) or len(set(columns)) < 3:
             raise ValueError(f"user, item and rating are {columns}; they must be the names of three columns")

@@ -32,7 +32,7 @@ def frame(rated=RATED):
 def recommender(weights=WEIGHTS, rated=RATED, **settings):
     """Return a recommender of `rated` with these weights: rows in the order of the ids."""
     plain = {"model": minicf.DotBias(2), "optimizer": minicf.SGD(0.0), "epochs": 1, "backend": "numpy"}
-    fitted = minicf.Recommender(**plain | settings).fit(frame(rated))
+    fitted = minicf.Recommender(lists="rating", **plain | settings).fit(frame(rated))
     fitted.weights_ = dict(weights)
     return fitted
 
