@@ -732,10 +732,9 @@ def test_cross_validate_by_hand():
     begin = time.perf_counter()
     result, with_lists = (cross_validate(quick(), ratings, cv=2, k=k, seed=7) for k in (None, 5))
     elapsed = time.perf_counter() - begin
-    fold_of = np.random.RandomState(7).permutation(len(ratings)) % 2
-    for fold in range(2):
-        test = ratings.take(fold_of == fold)
-        predicted, known = quick().fit(ratings.take(fold_of != fold)).predict(test, return_known=True)
+    for fold, (inside, out) in enumerate(minicf.RatingFolds(2, random_state=7).split(ratings)):
+        test = ratings.take(out)
+        predicted, known = quick().fit(ratings.take(inside)).predict(test, return_known=True)
         error = predicted - test.rating
         for found in (result.iloc[fold], with_lists.iloc[fold]):
             assert found.rmse == pytest.approx(np.sqrt(np.mean(error**2)))
