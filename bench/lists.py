@@ -2,8 +2,9 @@
 
 ml-latest-small's ``split(0.2, seed=42)``; relevant is what a user rated at least the mean rating of training; all items
 are ranked but those of training. Settings are the defaults, which were chosen inside training rows: those of `ItemKNN`
-and `Biases` by ``python -m bench.lists search``, on two splits of the training rows, by NDCG@10 and by rmse. The record
-is bench/results/lists.csv.
+and `Biases` by ``python -m bench.lists search``, on two splits of the training rows, by NDCG@10 and by rmse; those of
+lists by ``python -m bench.search_lists``. Of events the model is told who rated what, and no stars; it is measured on
+the same relevant items. The record is bench/results/lists.csv; ``python -m bench.lists report`` writes it into README.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from minicf.recommender.quality import OF_USERS
 RECORD = Path(__file__).parent / "results" / "lists.csv"
 K = 10
 MODELS: dict[str, Callable[[], Any]] = {
-    "Recommender": Recommender,
-    "Recommender, sgd": lambda: Recommender(solver="sgd"),
+    "Recommender()": Recommender,
+    "Recommender(feedback='implicit')": lambda: Recommender(feedback="implicit"),
+    "Recommender(lists='rating')": lambda: Recommender(lists="rating"),
+    "Recommender(lists='rating', solver='sgd')": lambda: Recommender(lists="rating", solver="sgd"),
     "MostPopular": MostPopular,
     "Biases": Biases,
     "ItemKNN": ItemKNN,
@@ -37,6 +40,9 @@ NEIGHBORS, SHRINKAGE, DAMPING = (10, 20, 50, 100), (0.0, 10.0, 30.0, 100.0), (0.
 def measured(name: str) -> dict[str, Any]:
     """Return the row of a model."""
     train, valid = load_movielens().split(0.2, seed=42)
+    if "implicit" in name:
+        valid = valid.take(valid.rating >= train.mean)
+    MODELS[name]().fit(train)  # compiles
     recommender = MODELS[name]()
     cpu = time.process_time()
     recommender.fit(train)
@@ -62,10 +68,26 @@ def search() -> None:
         print(model, means, flush=True)
 
 
+def report() -> None:
+    """Write the record into README."""
+    with RECORD.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = ["| lists of ten | NDCG | recall | hit rate | coverage | CPU seconds of fit |", "|---|--:|--:|--:|--:|--:|"]
+    for row in rows:
+        numbers = " | ".join(f"{float(row[name]):.3f}" for name in ("ndcg", "recall", "hit_rate", "coverage"))
+        lines.append(f"| {row['model']} | {numbers} | {float(row['fit_cpu_seconds']):.2f} |")
+    page = Path(__file__).parent.parent / "README.md"
+    begin, end = "<!-- bench:lists -->\n", "<!-- /bench -->"
+    head, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(head + begin + "\n".join(lines) + "\n" + end + rest.partition(end)[2], encoding="utf-8")
+
+
 def main(what: str = "") -> None:
     warnings.simplefilter("ignore", UserWarning)  # that lists lose to the most popular items
     if what == "search":
         return search()
+    if what == "report":
+        return report()
     rows = [measured(name) for name in MODELS]
     with RECORD.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
