@@ -395,7 +395,7 @@ def test_a_recommender_of_a_custom_model_does_everything(frame, place, tmp_path)
     with pytest.warns(UserWarning, match="98 of 98 rows are of items that their users rated in training"):
         assert recommender.evaluate(frame)["rmse"] < 1.2
     scores = recommender.predict(frame)
-    lists = recommender.recommend([1, 2], n=4)
+    lists = recommender.recommend([1, 2], n=4, by="rating")
     assert len(lists) == 8
     one = recommender.model_.predict(
         recommender.weights_, Batch(np.repeat(recommender.users_.index(1), 15), np.arange(15))

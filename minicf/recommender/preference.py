@@ -28,12 +28,12 @@ import numpy as np
 import pandas as pd
 
 from minicf.arguments import check_int, check_number
+from minicf.backends import get_backend
 from minicf.data import Bags, Ratings
 from minicf.models import Dot, DotBias, Model, Weights
 from minicf.recommender.fold_in import Rows
 from minicf.recommender.growth import Growth
 from minicf.recommender.inputs import SIDES, of_side, opposite
-from minicf.recommender.settings import sampling_backend
 from minicf.solvers import ALS, Part
 from minicf.solvers.als import Pairs, shares, solve_rows
 from minicf.train import Trainer
@@ -46,6 +46,9 @@ OVERALL, REGULARIZATION = 20.0, 0.01
 
 FACTORS, EPOCHS, LATER_EPOCHS = 128, 4, 2
 """K, passes of `fit` and of `partial_fit`."""
+
+ON_HOST = ("numba", "numpy")
+"""Backends of ALS."""
 
 NOT_ALS = ("optimizer", "batch_size", "learning_rate", "early_stopping")
 """Arguments of `Recommender` that say nothing to ALS."""
@@ -144,7 +147,7 @@ class Preference:
         going_on = solver if weights is None else replace(solver, start=None)
         k = n_factors if weights is None else weights["user_factors"].shape[1]
         trainer = Trainer(
-            Dot(k), going_on, backend=sampling_backend(options["backend"]), seed=options["seed"], weights=weights,
+            Dot(k), going_on, backend=host_backend(options["backend"]), seed=options["seed"], weights=weights,
             n_threads=options["n_threads"],
         )  # fmt: skip
         trainer.fit(
@@ -264,6 +267,12 @@ class Preference:
         found = shares(self.solver, self.weights["item_factors"], item, index, t, c)
         signed = (2.0 * value - 1.0) * (1.0 if weight is None else weight)
         return index, value if self.reading.stars else signed, found
+
+
+def host_backend(backend: str) -> str:
+    """Return the backend that ALS runs on: Numba where another one has been chosen."""
+    name = get_backend(backend).name
+    return name if name in ON_HOST else "numba"
 
 
 def pairs_of(ratings: Ratings) -> Pairs:
