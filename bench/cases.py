@@ -133,7 +133,7 @@ def _batch_case(
     return Case(
         name, f"{title}, batch {batch:,}", group, task, named(*contenders), "weights",
         SAME_NETS if isinstance(model, Net) else SAME_WEIGHTS, unit=0,
-        limits={"Keras": KERAS_ADAM} if isinstance(optimizer, Adam) else {},
+        limits={"Keras": KERAS_ADAM} if isinstance(optimizer, Adam) else {}, plain={"PyTorch": "PyTorch plain"},
         turns=2 if options.quick else 7, floors=FLOORS.get(name, {}),
     )  # fmt: skip
 

@@ -34,6 +34,9 @@ TURNS = 7
 """At least; contenders whose turn lasts longer than `LONG` seconds take part in the first `FEW` rounds alone."""
 LONG, FEW = 2.5, 3
 
+PLAIN = ", plain loop"
+"""Ends the names of the seats of plain loops."""
+
 PATIENCE = 400.0
 """Seconds that one answer of a contender may take before it is given up."""
 
@@ -62,6 +65,9 @@ class Case:
         Ratings (or users, or runs) that the reported seconds are for; 0 for an epoch of whole batches.
     floors : dict of float by contender
         The ratio that minicf aims at, for the report.
+    plain : dict
+        From a rival's name to the key of the plainest well-written loop in its engine. It is checked and takes turns
+        as the rival does, and the faster of the two is what the rival's record holds; see `settled`.
     x : dict
         Where the case stands on a curve: axis and value.
     """
@@ -81,6 +87,7 @@ class Case:
     """Options of single contenders' tasks, by name."""
     limits: Mapping[str, float] = field(default_factory=dict)
     """Other limits for single contenders, for a reason that their records' note gives."""
+    plain: Mapping[str, str] = field(default_factory=dict)
     x: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -289,6 +296,30 @@ def difference(check: str, got: Mapping[str, Any], true: Mapping[str, Any], star
     return math.sqrt(off / moved) if math.isfinite(off) else math.inf
 
 
+def settled(contender: Record, plain: Record | None) -> Record:
+    """The faster of a rival's loop and the plainest one in its engine; the note names it.
+
+    A rival that is slower than what its users would write in 20 lines makes minicf look better than it is. Whoever has
+    the lower median is taken; the contender is refused when even its lower quartile is above the other's upper one.
+    """
+    if plain is None:
+        return contender
+    if plain.status != "ok":
+        return replace(contender, note=_joined(contender.note, f"no plain loop beside it: {plain.status}"))
+    if contender.status != "ok":
+        return replace(plain, note=_joined("the plain loop", plain.note, f"the chosen one {contender.status}"))
+    times = contender.median_s / plain.median_s
+    if times <= 1.0:
+        return replace(contender, note=_joined(contender.note, f"a plain loop takes {1.0 / times:.2f} of its time"))
+    refused = "refused, " if contender.q1_s > plain.q3_s else ""
+    slower = f"the chosen one {refused}{times:.2f} of its time: {contender.note}"
+    return replace(plain, note=_joined("the plain loop", plain.note, slower))
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
 class Bench:
     """Measures cases and writes their records.
 
@@ -314,7 +345,8 @@ class Bench:
             self.say(f"the machine is busy (load {load:.1f}): engines with several threads suffer most from it")
         path = data.stored(case.task.table, self.folder)
         table = data.load(path)
-        records = {name: self._blank(case, name, table) for name in case.contenders}
+        contenders = dict(case.contenders) | {f"{name}{PLAIN}": plain for name, plain in case.plain.items()}
+        records = {name: self._blank(case, name.removesuffix(PLAIN), table) for name in contenders}
         for record in records.values():
             record.load = load
         if not case.unit:
@@ -322,7 +354,7 @@ class Bench:
             case = replace(case, unit=rows // case.task.batch * case.task.batch)
         seats: dict[str, Seat] = {}
         try:
-            for name, contender in case.contenders.items():
+            for name, contender in contenders.items():
                 seats[name] = Seat(contender, self._task(case, name), path)
             for name in list(seats):
                 with self._may_drop_out(name, records, seats):
@@ -341,14 +373,14 @@ class Bench:
         finally:
             for seat in seats.values():
                 seat.close()
-        found = list(records.values())
+        found = [settled(records[name], records.get(f"{name}{PLAIN}")) for name in case.contenders]
         write(self.out, found)
         self._tell(case, found, time.perf_counter() - begin)
         return found
 
     @staticmethod
     def _task(case: Case, name: str) -> Task:
-        return replace(case.task, options={**case.task.options, **case.own.get(name, {})})
+        return replace(case.task, options={**case.task.options, **case.own.get(name.removesuffix(PLAIN), {})})
 
     @contextlib.contextmanager
     def _may_drop_out(self, name: str, records: dict[str, Record], seats: dict[str, Seat]) -> Any:
@@ -384,7 +416,7 @@ class Bench:
                 record.check = case.check
                 record.check_error = difference(case.check, got, true, start)
                 record.check_value = float(got["mse"]) if "mse" in got else math.nan
-                limit = case.limits.get(name, case.limit)
+                limit = case.limits.get(name.removesuffix(PLAIN), case.limit)
                 if not record.check_error <= limit:
                     off = f"{record.check_error:.2g}, more than {limit:g}"
                     raise Out(f"refused: its result is not the same ({case.check} off by {off})")
@@ -437,7 +469,8 @@ class Bench:
             times = f"  {r.times_minicf:7.2f} x" if math.isfinite(r.times_minicf) else ""
             aim = f" (aim {r.aim:g})" if math.isfinite(r.aim) else ""
             off = f"  off {r.check_error:.1e}" if math.isfinite(r.check_error) else ""
-            self.say(f"      {r.provider:<20} {spread}{times}{aim}{off}  {r.memory_own_mib:.0f} MiB")
+            note = f"  {r.note}" if r.provider in case.plain else ""
+            self.say(f"      {r.provider:<20} {spread}{times}{aim}{off}  {r.memory_own_mib:.0f} MiB{note}")
 
 
 def _seconds(value: float) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +19,7 @@ from bench.measure import Case, Record
 from bench.rivals import CONTENDERS, Task, Turn
 from bench.rivals.minicf_itself import MiniCF
 from bench.rivals.per_rating import write_text
-from minicf import SGD, DotBias, Trainer
+from minicf import SGD, Adam, DotBias, Net, Trainer
 
 # --- data ------------------------------------------------------------------------------------------------------------
 
@@ -126,6 +128,11 @@ def test_text_for_libmf_says_what_the_arrays_say(tmp_path):
         write_text(tmp_path / "text", user, item, rating + 0.1)
 
 
+@pytest.fixture(scope="module")
+def made_table():
+    return data.make("synthetic:60:50:640")
+
+
 # --- the referee -----------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +142,15 @@ class Wrong(MiniCF):
     def __init__(self, task, table):
         super().__init__(task, table)
         self.rates = self.rates * 1.01
+
+
+class Slow(MiniCF):
+    """A rival that dawdles."""
+
+    def turn(self):
+        time.sleep(0.02)
+        seconds, ratings = super().turn()
+        return Turn(seconds + 0.02, ratings)
 
 
 class NotInstalled(MiniCF):
@@ -194,6 +210,118 @@ def test_wrong_absent_and_dying_rivals_are_recorded_as_what_they_are(task, tmp_p
     assert math.isnan(again["Dies"].median_s)
 
 
+class Here:
+    """A seat in this process."""
+
+    def __init__(self, contender: str, task: Task, path: Path) -> None:
+        module, _, name = CONTENDERS[contender].partition(":")
+        self.it = getattr(importlib.import_module(module), name)(task, data.load(path))
+
+    def begin(self) -> dict[str, str]:
+        self.it.prepare()
+        return {}
+
+    def ask(self, request: str) -> Any:
+        return {"note": self.it.note} if request == "facts" else getattr(self.it, request)()
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_rival_slower_than_its_plain_loop_is_refused_and_the_plain_loop_is_reported(task, tmp_path, monkeypatch):
+    for name in ("Wrong", "Slow"):
+        monkeypatch.setitem(CONTENDERS, name, f"tests.test_bench:{name}")
+    who = {"minicf": "minicf", "sluggish": "Slow", "brisk": "minicf"}
+    plain = {"sluggish": "minicf", "brisk": "Wrong"}
+    monkeypatch.setattr(measure, "Seat", Here)
+    case = Case("try", "a try", "a", task, who, "weights", cases.SAME_WEIGHTS, unit=0, turns=3, plain=plain)
+    said: list[str] = []
+    records = measure.Bench(tmp_path / "records.csv", tmp_path, said.append).measure(case)
+    assert [r.provider for r in records] == list(who)  # a row for each, whoever was faster
+    _, sluggish, brisk = records
+    assert sluggish.status == "ok"
+    assert sluggish.median_s < 0.02  # the time of the plain loop
+    assert sluggish.note.startswith("the plain loop; the chosen one refused, ")
+    assert any(sluggish.note in line for line in said)
+    # The plain loop is checked like anybody: a wrong one is no floor.
+    assert brisk.status == "ok"
+    assert "no plain loop beside it: refused: its result is not the same" in brisk.note
+
+
+def test_the_faster_of_a_rival_and_its_plain_loop_is_settled_by_their_medians_and_quartiles():
+    mine = Record(provider="PyTorch", median_s=1.0, q1_s=0.9, q3_s=1.1, aim=25.0, note="fused")
+    floor = replace(mine, median_s=0.8, q1_s=0.7, q3_s=0.85, note="plain")
+    assert measure.settled(mine, None) is mine
+    found = measure.settled(mine, floor)
+    assert found == replace(floor, note="the plain loop; plain; the chosen one refused, 1.25 of its time: fused")
+    within = measure.settled(mine, replace(floor, q3_s=0.95))  # quartiles meet: the faster one, nobody refused
+    assert (within.median_s, "refused" in within.note) == (0.8, False)
+    ahead = measure.settled(mine, replace(floor, median_s=2.0))
+    assert ahead == replace(mine, note="fused; a plain loop takes 2.00 of its time")
+    broken = replace(mine, status="failed: it died", median_s=math.nan)
+    assert measure.settled(broken, floor) == replace(
+        floor, note="the plain loop; plain; the chosen one failed: it died"
+    )
+    assert measure.settled(broken, broken).status == "failed: it died"
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer"),
+    [
+        (DotBias(4), SGD(0.05, momentum=0.9, weight_decay=1e-3)),
+        (DotBias(4), Adam(0.01)),
+        (DotBias(4), Adam(0.01, weight_decay=1e-3)),
+        (DotBias(4), Adam(0.01, weight_decay=0.1, decay="decoupled")),
+        (DotBias(4), Adam(0.01, sparse=True)),
+        (Net(4, hidden=(6, 5), dropout=(0.2, 0.5, 0.5)), Adam(0.01)),
+    ],
+    ids=["sgd", "adam", "adam-l2", "adamw", "adam-sparse", "net"],
+)
+def test_both_loops_of_pytorch_take_the_reference_steps(task, made_table, model, optimizer):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from bench.rivals import minicf_itself, pytorch, pytorch_plain
+
+    truth = {"truth": "float32" if isinstance(model, Net) else "float64"}
+    task = replace(task, model=model, optimizer=optimizer, falling=True, options={**task.options, **truth})
+    start = model.init_weights(made_table.n_users, made_table.n_items, 0)
+    reference = minicf_itself.Reference(task, made_table)
+    reference.prepare()
+    true = reference.check()
+    chosen, plain = pytorch.Eager(task, made_table), pytorch_plain.Loop(task, made_table)
+    ways = chosen.lookups
+    chosen.updates, chosen.lookups = chosen.updates[-1:], ways[:1]  # which is fastest is no matter here
+    chosen.prepare()
+    plain.prepare()
+    for lookup in ways:
+        chosen.lookup = lookup
+        assert measure.difference("weights", chosen.check(), true, start) < 1e-4
+    assert measure.difference("weights", plain.check(), true, start) < 1e-4
+    for loop in (chosen, plain):
+        loop.build(model)
+        loop.forward(12)  # with dropout, and on into a second epoch
+        assert all(np.isfinite(value).all() for value in loop.weights().values())
+
+
+def test_the_way_that_takes_least_in_turns_is_chosen(task, made_table, monkeypatch):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from bench.rivals import pytorch
+
+    loop = pytorch.Eager(task, made_table)
+    seconds = {"plain": 3.0, "foreach": 2.0, "fused": 1.0}
+    slower = {pytorch.embedding: 0.2, pytorch.index_select: 0.1, pytorch.index: 0.3}
+    # The machine is ten times as slow after the first round: of turns one after another, the first would win.
+    asked: list[str] = []
+
+    def timed(work):
+        asked.append(loop.update)
+        return (seconds[loop.update] + slower[loop.lookup]) * (1 if len(asked) <= 12 else 10)
+
+    monkeypatch.setattr(pytorch, "timed", timed)
+    loop.prepare()
+    assert (loop.update, loop.lookup) == ("fused", pytorch.index_select)
+    assert loop.note == "the fastest of its ways: fused, index_select"
+
+
 def test_difference_counts_every_array():
     start = {"a": np.zeros(4), "b": np.zeros(2)}
     true = {"a": np.array([3.0, 0, 0, 0]), "b": np.array([0.0, 4.0])}
@@ -232,6 +360,10 @@ def test_every_case_is_named_once_and_asks_known_contenders(tmp_path):
     for case in every:
         assert set(case.contenders.values()) <= set(CONTENDERS)
         assert set(case.floors) <= set(case.contenders)
+        assert set(case.plain) <= set(case.contenders)
+        assert set(case.plain.values()) <= set(CONTENDERS)
+        # Rows by which PyTorch is judged have its plainest loop beside them.
+        assert case.group not in "ab" or set(case.plain) == {"PyTorch"}
     assert set(cases.FLOORS) <= set(names)
     assert set(report.HOT_PATHS) <= set(names)
     assert {ceiling for _, _, ceiling in report.HOT_PATHS.values()} <= set(names)

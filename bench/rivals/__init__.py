@@ -32,6 +32,7 @@ CONTENDERS = {
     "minicf top": "bench.rivals.minicf_itself:Top",
     "minicf reach": "bench.rivals.minicf_itself:Reach",
     "PyTorch": "bench.rivals.pytorch:Eager",
+    "PyTorch plain": "bench.rivals.pytorch_plain:Loop",
     "PyTorch compiled": "bench.rivals.pytorch:Compiled",
     "PyTorch top": "bench.rivals.pytorch:Top",
     "PyTorch reach": "bench.rivals.pytorch:Reach",
