@@ -251,7 +251,9 @@ def columns_of(frame: pd.DataFrame, named: Mapping[str, str | None], call: str) 
     """Return the wanted columns by role, each exactly once there; a time or weight of None is not wanted."""
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(f"frame is a {type(frame).__name__}; it must be a pandas DataFrame")
-    wanted = {role: name for role, name in named.items() if name is not None or role not in ("timestamp", "weight")}
+    wanted: dict[str, Any] = {
+        role: name for role, name in named.items() if name is not None or role not in ("timestamp", "weight")
+    }
     if frame.columns.nlevels > 1:
         raise ValueError(
             f"the columns have {frame.columns.nlevels} levels; they must have one: frame.droplevel(0, axis=1)"
