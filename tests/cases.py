@@ -11,7 +11,7 @@ import pytest
 from minicf.backends import get_backend
 from minicf.data import Batch
 from minicf.data.bags import BAGS, Bags
-from minicf.models import Dot, DotBias, Hybrid, Model, Net, SVDpp
+from minicf.models import Dot, DotBias, Hybrid, Model, Net, SVDpp, UnitDot
 from minicf.optim import SGD, AdaGrad, Adam, Optimizer, RMSProp
 from minicf.solvers import Gradient, Part, Progress
 
@@ -70,6 +70,9 @@ BAGGED: dict[str, SVDpp] = {
     "svdpp-features": SVDpp(2, biases=False, history=None, features="item"),
 }
 """Models that read bags: tests/test_bagged.py."""
+
+FOR_LISTS: dict[str, Model] = {"unit": UnitDot(3, scale=2.0)}
+"""Models for losses that compare scores: tests/test_ranking_losses.py."""
 
 KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "sgd": (SGD, {"lr": 0.05}),

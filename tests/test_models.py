@@ -13,7 +13,7 @@ from minicf.losses import SquaredError
 from minicf.models import Dot, DotBias, Hybrid, Net
 from minicf.registry import to_config
 from minicf.solvers import loss_and_gradients
-from tests.cases import ALL_MODELS, BAGGED, MODELS
+from tests.cases import ALL_MODELS, BAGGED, FOR_LISTS, MODELS
 
 USERS, ITEMS = 671, 9066
 
@@ -422,7 +422,7 @@ def test_a_bare_model_has_no_passes():
 
 def test_every_kind_of_model_is_among_the_cases():
     kinds = {kind for kind in vars(models).values() if isinstance(kind, type) and issubclass(kind, models.Model)}
-    assert {type(model) for model in (MODELS | BAGGED).values()} == kinds - {models.Model}
+    assert {type(model) for model in (MODELS | BAGGED | FOR_LISTS).values()} == kinds - {models.Model}
 
 
 def test_members_of_version_0_1_are_read():

@@ -50,6 +50,9 @@ def check() -> None:
         assert checking.check_gradients(cases.MODELS[name], method="project").ok
     assert checking.check_gradients(minicf.DotBias(3), method="project", loss=minicf.Logistic()).ok
     assert checking.check_gradients(cases.BAGGED["svdpp-all"], method="project").ok
+    assert checking.check_gradients(cases.FOR_LISTS["unit"], method="project").ok
+    for listed in (minicf.Logistic(2, weight=0.5), minicf.BPR(2)):
+        assert checking.check_gradients(cases.MODELS["hybrid"], method="project", loss=listed).ok
     batch = Batch(*np.zeros((2, 2), int), target=np.array([1.0, 2.0]), weight=np.array([2.0, 3.0]))
     value, slope = minicf.SquaredError()(np.array([3.0, 3.0]), batch)
     assert (value.tolist(), slope.tolist()) == ([8.0, 3.0], [8.0, 6.0])

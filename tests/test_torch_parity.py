@@ -139,7 +139,7 @@ def test_nothing_escapes_the_lists():
         found = {sub for child in kind.__subclasses__() for sub in {child, *subclasses(child)}}
         return {sub for sub in found if sub.__module__.startswith("minicf.")}
 
-    assert {type(m) for m in (cases.MODELS | cases.BAGGED).values()} == subclasses(models.Model)
+    assert {type(m) for m in (cases.MODELS | cases.BAGGED | cases.FOR_LISTS).values()} == subclasses(models.Model)
     assert {kind for kind, _ in (cases.KINDS | cases.COMPOSED_KINDS).values()} == subclasses(optim.Optimizer)
     assert set(cases.DECAYS) - {"none", "by_name"} == set(optim.DECAYS)
 

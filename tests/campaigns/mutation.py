@@ -573,7 +573,8 @@ class _Finder:
         ):
             new = copy.deepcopy(node)
             new.args[0], new.args[1] = new.args[1], new.args[0]
-            self.add(node, new, f"arguments of {ast.unparse(node.func)} swapped")
+            if ast.dump(new) != ast.dump(node):  # two that are alike make no mutant
+                self.add(node, new, f"arguments of {ast.unparse(node.func)} swapped")
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             if other := _other_side(node.id, self.known):
                 self.add(node, other, f"{node.id} -> {other}")
