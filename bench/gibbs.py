@@ -173,7 +173,7 @@ def fold_in(options: Options) -> Iterator[Row]:
         rows = pd.DataFrame(
             dict(zip(columns, (mine.users.ids[mine.user], mine.items.ids[mine.item], mine.rating), strict=True))
         )
-        arguments = {"random_state": seed, "n_threads": 1, **options.sweeps}
+        arguments: dict[str, Any] = {"random_state": seed, "n_threads": 1, "lists": "rating", **options.sweeps}
         others = train.take(np.flatnonzero(~out[train.user]))
         whole, _, cpu = timed(lambda a=arguments: Recommender(**a).fit(train))
         part, _, cpu_part = timed(lambda a=arguments, o=others: Recommender(**a).fit(o))

@@ -2,7 +2,7 @@
 
 The rows of `load_movielens().split(0.2, seed=42)`: the error of one model, and of the mean of the predictions of four
 of consecutive seeds, with the CPU seconds of one process on one thread. Compilation is apart: a short training comes
-first. `bench.gibbs` records the same rows beside its own.
+first; no model of lists is trained beside. `bench.gibbs` records the same rows beside its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def rows(train: Any, valid: Any, seeds: int, epochs: int | None = None) -> list[
     """Measure one model, and the mean of four, of each seed; `epochs` of a trial."""
 
     def trained(seed: int, epochs: int | None) -> np.ndarray:
-        own = Recommender("svd++", n_factors=K, random_state=seed, epochs=epochs, n_threads=1)
+        own = Recommender("svd++", n_factors=K, random_state=seed, epochs=epochs, lists="rating", n_threads=1)
         return np.asarray(own.fit(train).predict(valid), np.float64)
 
     trained(0, 1)  # compiles

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -145,10 +144,9 @@ class Wrong(MiniCF):
 
 
 class Slow(MiniCF):
-    """A rival that dawdles."""
+    """A rival that says it took longer."""
 
     def turn(self):
-        time.sleep(0.02)
         seconds, ratings = super().turn()
         return Turn(seconds + 0.02, ratings)
 
